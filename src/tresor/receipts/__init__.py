@@ -1,0 +1,1 @@
+"""Receipts: the signed statement about one exchange, how it is recorded, and how it is verified."""

@@ -1,0 +1,316 @@
+"""The recorder of bytes: what came from the upstream, what goes to the caller, and what the receipt says of both.
+
+Sans-I/O.  The relay feeds bytes and sends what it gets back; the recorder hashes both sides, holds the finish chunk
+back, counts usage and knows how the answer ended.  Implements docs/spec/http-api.md sections 4.4 to 4.6: content leaves as it
+came, the `tresor` member is spliced into the last finish chunk, the usage chunk goes on only to callers that asked.
+
+The states of a stream:
+
+    PREFACE ──first data event──> CONTENT ──finish chunk──> HOLDING ──[DONE]──> DONE
+                                     ^────more content─────────┘
+
+Nothing of PREFACE leaves, so that another route can still take over.  A stream whose end was not DONE, or that was DONE
+without a finish chunk, is broken, and whoever relays it says so to the caller (`broken_tail`).
+"""
+
+import hashlib
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+
+from tresor.errors import JsonError, UpstreamError
+from tresor.wire.json_members import append_member, apply_edits, parse_members, remove_members
+from tresor.wire.sse import EventSplitter, event_data, split_events
+
+__all__ = ["StreamPhase", "StreamRecorder", "Usage", "splice_answer"]
+
+_DONE = b"[DONE]"
+_DONE_EVENT = b"data: [DONE]\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+_TRESOR = frozenset({"tresor"})
+_MAX_COUNT = 1 << 53
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts as the upstream gave them; None where it gave none, or no count."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class StreamPhase(Enum):
+    """Where a stream stands; see the module's picture."""
+
+    PREFACE = auto()
+    CONTENT = auto()
+    HOLDING = auto()
+    DONE = auto()
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    tresor: Any = msgspec.UNSET
+
+
+class _Answer(msgspec.Struct):
+    usage: Any = None
+    error: Any = None
+    tresor: Any = msgspec.UNSET
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def splice_answer(body: bytes, extension: bytes) -> tuple[bytes, Usage]:
+    """Splice the `tresor` member into an answer that is not a stream.
+
+    Args:
+        body: the upstream's body, a JSON object.
+        extension: the value of the `tresor` member as JSON.
+
+    Returns:
+        The body with the member behind its last one (in place of the upstream's own, if it had one), and its usage.
+
+    Raises:
+        UpstreamError: the body is not a JSON object, or is an error in spite of its status.
+    """
+    try:
+        answer = _decode_answer(body)
+        if answer.error is not None:
+            raise UpstreamError("invalid_response", "the answer is an error object under a status of success")
+        return _splice_object(body, extension, replace=answer.tresor is not msgspec.UNSET), _parse_usage(answer.usage)
+    except (msgspec.DecodeError, JsonError, UnicodeDecodeError) as error:
+        raise UpstreamError("invalid_response", "the answer is not a JSON object") from error
+
+
+class StreamRecorder:
+    """Records one stream of one upstream.
+
+    Args:
+        extension: the value of the `tresor` member as JSON.
+        pass_usage: whether the caller asked for the usage chunk.
+        max_event_bytes: longest event, and most that is held back.
+
+    Attributes:
+        phase: where the stream stands.
+        fault: why it broke, once it has; bytes fed after that are hashed and go nowhere.
+        usage: token counts seen last.
+    """
+
+    def __init__(self, *, extension: bytes, pass_usage: bool, max_event_bytes: int) -> None:
+        self.phase = StreamPhase.PREFACE
+        self.fault: UpstreamError | None = None
+        self.usage = Usage()
+        self._extension = extension
+        self._pass_usage = pass_usage
+        self._max_held_bytes = max_event_bytes
+        self._splitter = EventSplitter(max_event_bytes=max_event_bytes)
+        self._received = hashlib.sha256()
+        self._sent = hashlib.sha256()
+        self._held: list[bytes] = []  # in PREFACE comments; in HOLDING the finish chunk and what came behind it
+        self._held_bytes = 0
+        self._done_event = _DONE_EVENT
+        self._unfinished: set[int] = set()
+        self._finished: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<StreamRecorder {self.phase.name} held={self._held_bytes} fault={self.fault and self.fault.reason}>"
+
+    @property
+    def upstream_response_digest(self) -> str:
+        """Digest of everything fed."""
+        return "sha256:" + self._received.hexdigest()
+
+    @property
+    def response_digest(self) -> str:
+        """Digest of everything given back."""
+        return "sha256:" + self._sent.hexdigest()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the upstream's body, de-chunked, and return what may leave now.
+
+        An upstream's fault is noted in `fault`, not raised: what came before it still leaves.
+        """
+        self._received.update(data)
+        if self.fault is not None or self.phase is StreamPhase.DONE:
+            return b""
+        try:
+            block = self._splitter.feed(data)
+        except UpstreamError as error:
+            self.fault = error
+            return b""
+        if not block:
+            return b""
+        if self.phase is StreamPhase.CONTENT and _is_plain_content(block):
+            out = block
+        else:
+            out = self._events(split_events(block))
+        self._sent.update(out)
+        return out
+
+    def end(self) -> bytes:
+        """Take note that the upstream's body ended as HTTP says it should, and return what may leave now.
+
+        A stream that has its finish chunk and not its `[DONE]` is whole, and gets one; any other is at fault.
+        """
+        if self.fault is not None:
+            return b""
+        out = b""
+        if rest := self._splitter.close().strip(b"\r\n"):
+            out = self._events([rest + b"\n\n"])
+            self._sent.update(out)
+        if self.phase is StreamPhase.HOLDING:
+            self.phase = StreamPhase.DONE
+        elif self.phase is not StreamPhase.DONE and self.fault is None:
+            self.fault = UpstreamError("stream_broken", "the stream ended before its finish chunk")
+        return out
+
+    def tail(self) -> bytes:
+        """Return the end of a whole stream: the finish chunk with the `tresor` member, what was held, `[DONE]`.
+
+        To be sent only once the receipt is durable.
+        """
+        if self.phase is not StreamPhase.DONE or self.fault is not None:
+            raise RuntimeError(f"tail() of a stream that is not whole: {self!r}")
+        finish, *rest = self._held
+        tail = b"".join((_splice_event(finish, self._extension), *rest, self._done_event))
+        self._sent.update(tail)
+        return tail
+
+    def broken_tail(self, error_json: bytes) -> bytes:
+        """Return the event that ends a broken stream; what was held back is dropped."""
+        event = b"data: " + error_json + b"\n\n"
+        self._sent.update(event)
+        return event
+
+    def comment(self) -> bytes:
+        """Return a comment line that keeps a silent connection alive."""
+        self._sent.update(_KEEP_ALIVE)
+        return _KEEP_ALIVE
+
+    def _events(self, events: list[bytes]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            try:
+                self._event(event, out)
+            except UpstreamError as error:
+                self.fault = error
+            if self.fault is not None or self.phase is StreamPhase.DONE:
+                break
+        return b"".join(out)
+
+    def _event(self, event: bytes, out: list[bytes]) -> None:
+        data = event_data(event)
+        if data is None:
+            self._pass_beside(event, out)
+            return
+        if data.strip() == _DONE:
+            if self.phase is not StreamPhase.HOLDING:
+                raise UpstreamError("stream_broken", "the stream said [DONE] before its finish chunk")
+            self._done_event = event
+            self.phase = StreamPhase.DONE
+            return
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if self.phase is StreamPhase.PREFACE:
+                raise UpstreamError("invalid_response", "the stream's first event is not a JSON object") from error
+            self._pass_content(event, out)
+            return
+        self._chunk(chunk, event, out)
+
+    def _chunk(self, chunk: _Chunk, event: bytes, out: list[bytes]) -> None:
+        if chunk.error is not None:
+            raise UpstreamError("stream_broken", "the upstream sent an error event")
+        choices = chunk.choices or []
+        if isinstance(chunk.usage, dict):
+            self.usage = _parse_usage(chunk.usage)
+            if not choices:
+                if self._pass_usage:
+                    self._pass_beside(event, out)
+                return
+        if any(choice.finish_reason is not None for choice in choices):
+            self._finished.update(choice.index for choice in choices if choice.finish_reason is not None)
+            self._pass_content(b"", out)
+            self.phase = StreamPhase.HOLDING
+            self._hold(event)
+        elif self.phase is StreamPhase.HOLDING and all(choice.index in self._finished for choice in choices):
+            self._hold(event)
+        else:
+            self._pass_content(event, out)
+
+    def _pass_content(self, event: bytes, out: list[bytes]) -> None:
+        """Let content go on, and before it whatever was held: it was not the end after all."""
+        out.extend(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        self.phase = StreamPhase.CONTENT
+        out.append(event)
+
+    def _pass_beside(self, event: bytes, out: list[bytes]) -> None:
+        """Let a comment or a usage chunk go on; it neither begins nor continues content."""
+        if self.phase is StreamPhase.CONTENT:
+            out.append(event)
+        else:
+            self._hold(event)
+
+    def _hold(self, event: bytes) -> None:
+        self._held.append(event)
+        self._held_bytes += len(event)
+        if self._held_bytes > self._max_held_bytes:
+            raise UpstreamError("invalid_response", f"more than {self._max_held_bytes} bytes stand where none belong")
+
+
+def _is_plain_content(block: bytes) -> bool:
+    """Whether no event of `block` needs a look: no finish, usage, error, `[DONE]`, and no name hidden by an escape.
+
+    Inside a JSON string every quotation mark is escaped, so `"finish_reason":null` can only be a member.
+    """
+    return (
+        b"[DONE]" not in block
+        and b'"error"' not in block
+        and b"\\u00" not in block
+        and block.count(b"finish_reason")
+        == block.count(b'"finish_reason":null') + block.count(b'"finish_reason": null')
+        and block.count(b'"usage"') == block.count(b'"usage":null') + block.count(b'"usage": null')
+    )
+
+
+def _splice_object(body: bytes, extension: bytes, *, replace: bool) -> bytes:
+    if replace:
+        members = parse_members(body)
+        edits = remove_members(members, _TRESOR)
+        edits.append(append_member(members, '"tresor"', extension.decode(), removed=_TRESOR))
+        return apply_edits(members, edits)
+    close = body.rindex(b"}")
+    comma = b"" if body[:close].rstrip(b" \t\r\n").endswith(b"{") and body.count(b"{") == 1 else b","
+    return b"".join((body[:close], comma, b'"tresor":', extension, body[close:]))
+
+
+def _splice_event(event: bytes, extension: bytes) -> bytes:
+    """Splice into the JSON object of an event, in place where its last data line holds the closing brace."""
+    data = event_data(event)
+    if data is None:
+        raise RuntimeError("a finish chunk has data")
+    replace = _decode_chunk(data).tresor is not msgspec.UNSET
+    if not replace and event.startswith(b"data:") and event.rstrip(b"\r\n").endswith(b"}"):
+        return _splice_object(event, extension, replace=False)
+    lines = _splice_object(data, extension, replace=replace).split(b"\n")
+    return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
+
+
+def _parse_usage(usage: object) -> Usage:
+    if not isinstance(usage, dict):
+        return Usage()
+    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    return Usage(*(n if type(n) is int and 0 <= n < _MAX_COUNT else None for n in counts))

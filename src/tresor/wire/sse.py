@@ -1,0 +1,94 @@
+"""Server-sent events as bytes (WHATWG HTML section 9.2, as the OpenAI API uses it).
+
+Sans-I/O: bytes in, whole events out, each with its exact bytes.  An event is everything up to and including the blank
+line that ends it; lines end with LF, CRLF or CR.
+"""
+
+import re
+
+from tresor.errors import UpstreamError
+
+__all__ = ["EventSplitter", "event_data", "split_events"]
+
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class EventSplitter:
+    """Collects bytes and gives back blocks of whole events.
+
+    Args:
+        max_event_bytes: what may wait for the end of its event.
+    """
+
+    def __init__(self, *, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """Return all events that are whole by now, as one block of bytes, possibly empty.
+
+        Raises:
+            UpstreamError: an event is longer than `max_event_bytes`.
+        """
+        rest = self._rest
+        seen = max(0, len(rest) - 3)  # a blank line may have begun in what was there: CR LF CR, then LF
+        rest += data
+        end = self._end_of_last_event(seen)
+        if len(rest) - end > self._max_event_bytes:
+            raise UpstreamError(
+                "invalid_response", f"an event of the stream is longer than {self._max_event_bytes} bytes"
+            )
+        block = bytes(rest[:end])
+        del rest[:end]
+        return block
+
+    def close(self) -> bytes:
+        """Return what never became a whole event."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
+
+    def _end_of_last_event(self, seen: int) -> int:
+        rest = self._rest
+        if rest.find(b"\r", seen) < 0:
+            return rest.rfind(b"\n\n", seen) + 2 if rest.rfind(b"\n\n", seen) >= 0 else 0
+        # A CR at the very end may yet become CRLF, so it ends no line until the next byte is there.
+        upto = len(rest) - 1 if rest[-1:] == b"\r" else len(rest)
+        end = 0
+        for match in _BLANK_LINE.finditer(rest, seen, upto):
+            end = match.end()
+        return end
+
+
+def split_events(block: bytes) -> list[bytes]:
+    """Split a block made by `EventSplitter.feed` into its events; joined they give the block again.
+
+    Line ends in front of an event stand alone, so that the result does not depend on how the bytes arrived.
+    """
+    events: list[bytes] = []
+    at = 0
+    ends = [match.end() for match in _BLANK_LINE.finditer(block)]
+    if not ends or ends[-1] < len(block):
+        ends.append(len(block))
+    for end in ends:
+        event = block[at:end]
+        at = end
+        bare = event.lstrip(b"\r\n")
+        if len(bare) < len(event):
+            events.append(event[: len(event) - len(bare)])
+        if bare:
+            events.append(bare)
+    return events
+
+
+def event_data(event: bytes) -> bytes | None:
+    """Return the data of one event, its lines joined by LF, or None where it has no `data` field."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # the one form that every OpenAI-compatible server sends
+    lines: list[bytes] = []
+    for line in _LINE_END.split(event):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines) if lines else None
