@@ -18,12 +18,15 @@ Callers branch on the class; programs branch on `code`, which never changes once
 and what was wanted.  It never holds a body, a key or a token.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
 __all__ = [
     "AttemptReason",
     "EncodingError",
+    "Finding",
     "JsonError",
     "KeyFileError",
     "ReceiptCode",
@@ -99,8 +102,35 @@ class ReceiptSignatureError(ReceiptError):
     """No allowed key signed this token."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: what was checked, a word of docs/spec/receipt.md section 8.
+        detail: for people, what was got and what was wanted.
+        code: why it failed; None where it did not.
+    """
+
+    check: str
+    detail: str
+    code: ReceiptCode | None = None
+
+
 class ReceiptMismatchError(ReceiptError):
-    """The signed claims contradict what the verifier knows about the exchange."""
+    """The signed claims contradict what the verifier knows about the exchange.
+
+    Args:
+        findings: every check that was made, in order, at least one of which failed.
+
+    Attributes:
+        findings: the same; `code` is that of the first that failed, and the message holds them all.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        failed = [(finding.code, finding.detail) for finding in findings if finding.code is not None]
+        super().__init__(failed[0][0], "; ".join(detail for _, detail in failed))
+        self.findings = tuple(findings)
 
 
 class ReceiptUndecidedError(ReceiptError):
@@ -200,6 +230,7 @@ AttemptReason = Literal[
     "stream_broken",
     "connection_lost",
     "caller_gone",
+    "router_stopped",
 ]
 
 

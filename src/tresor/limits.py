@@ -6,11 +6,15 @@ docs/operations/configuration.md lists them for operators.
 
 import msgspec
 
-__all__ = ["MAX_JWKS_BYTES", "MAX_TOKEN_BYTES", "Limits"]
+__all__ = ["MAX_EXCHANGE_BYTES", "MAX_JWKS_BYTES", "MAX_RECEIPT_BYTES", "MAX_TOKEN_BYTES", "Limits"]
 
 # A receipt of this version is about 1 KB; with both attestation blocks it stays under 64 KB.
 MAX_TOKEN_BYTES = 1 << 20
 MAX_JWKS_BYTES = 4 << 20
+# The API's JSON around a token; the rest is room for the evidence that it may carry.
+MAX_RECEIPT_BYTES = 4 << 20
+# A request or response body that the verifier is given, which no limit of a router bounds.
+MAX_EXCHANGE_BYTES = 256 << 20
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

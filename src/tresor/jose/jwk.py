@@ -37,6 +37,7 @@ class Jwk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kid: str
     alg: str | None = None
     use: str | None = None
+    key_ops: tuple[str, ...] | None = None
     iat: int | None = None
     exp: int | None = None
     revoked: Revocation | None = None
@@ -112,6 +113,7 @@ def _parse_key(entry: object, where: str) -> ReceiptKey:
         ("crv", jwk.crv, ("P-256",)),
         ("alg", jwk.alg, ("ES256", None)),
         ("use", jwk.use, ("sig", None)),
+        ("key_ops", jwk.key_ops, (("verify",), None)),
     ):
         if got not in wanted:
             raise ReceiptMalformedError(

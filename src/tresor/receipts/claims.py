@@ -5,6 +5,7 @@ is refused.  Nothing here signs or verifies.
 """
 
 import re
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -19,7 +20,9 @@ __all__ = [
     "NotChecked",
     "Outcome",
     "ReceiptClaims",
+    "ReceiptDraft",
     "ReceiptType",
+    "complete_draft",
     "encode_claims",
     "parse_claims",
 ]
@@ -38,6 +41,7 @@ Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
 Route = Annotated[str, msgspec.Meta(min_length=5, max_length=512, pattern=r"^[^/\s]+/[^/\s]+/[^\s]+\Z")]
 
 _EMPTY_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_ENUM_VALUE = re.compile(r"^Invalid enum value '.*'", re.DOTALL)  # msgspec quotes what was got, whatever its length
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z\Z", re.ASCII)
 
 
@@ -52,18 +56,16 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str
 
 
-class ReceiptClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Claims of a receipt, docs/spec/receipt.md section 3.  Times are Unix seconds (RFC 7519, section 2)."""
+class ReceiptDraft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything a receipt says except what its signer adds; docs/spec/receipt.md section 3."""
 
     schema: str
     receipt_type: ReceiptType
     iss: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
     jti: Uuid
-    iat: Count
     requested_route: Route
     routed_model: Route | None
     failover: bool
-    seq: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
     attempts: tuple[Attempt, ...]
     prompt_tokens: Count | None
     completion_tokens: Count | None
@@ -75,8 +77,20 @@ class ReceiptClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stream: bool
     status: Status | None
     outcome: Outcome
-    not_checked: tuple[str, ...]
+    not_checked: tuple[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")], ...]
     nonce: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+\Z")] | None = None
+
+
+class ReceiptClaims(ReceiptDraft, frozen=True, kw_only=True, omit_defaults=True):
+    """Claims of a receipt, docs/spec/receipt.md section 3.  Times are Unix seconds (RFC 7519, section 2)."""
+
+    iat: Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800)]  # the year 10000, which RFC 3339 cannot write
+    seq: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+
+
+def complete_draft(draft: ReceiptDraft, *, iat: int, seq: int) -> ReceiptClaims:
+    """Add what the signer knows: the time and the number of the receipt."""
+    return ReceiptClaims(**msgspec.structs.asdict(draft), iat=iat, seq=seq)
 
 
 def encode_claims(claims: ReceiptClaims) -> bytes:
@@ -97,39 +111,57 @@ def parse_claims(payload: bytes) -> ReceiptClaims:
         raise ReceiptMalformedError(ReceiptCode.JSON_MALFORMED, f"payload: {error}") from error
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
-        raise ReceiptMalformedError(ReceiptCode.SCHEMA_UNKNOWN, f"schema is {str(schema)[:64]!r}, want {SCHEMA!r}")
+        got = repr(schema[:64]) if isinstance(schema, str) else "no string"
+        raise ReceiptMalformedError(ReceiptCode.SCHEMA_UNKNOWN, f"schema is {got}, want {SCHEMA!r}")
     try:
         claims = msgspec.convert(value, ReceiptClaims)
     except msgspec.ValidationError as error:
-        raise ReceiptMalformedError(ReceiptCode.CLAIMS_INVALID, f"claims: {error}") from error
+        detail = _ENUM_VALUE.sub("Invalid value", str(error))
+        raise ReceiptMalformedError(ReceiptCode.CLAIMS_INVALID, f"claims: {detail}") from error
     for attempt in claims.attempts:
-        if not _RFC3339.match(attempt.started_at):
-            raise ReceiptMalformedError(
-                ReceiptCode.CLAIMS_INVALID, "claims: started_at of an attempt is not RFC 3339 in UTC with Z"
-            )
+        _check_started_at(attempt.started_at)
     _check_consistency(claims)
     return claims
 
 
+def _check_started_at(text: str) -> None:
+    try:
+        if not _RFC3339.match(text):
+            raise ValueError
+        datetime.fromisoformat(text)  # the 31st of February has the form too
+    except ValueError as error:
+        raise ReceiptMalformedError(
+            ReceiptCode.CLAIMS_INVALID, "claims: started_at of an attempt is not RFC 3339 in UTC with Z"
+        ) from error
+
+
 def _check_consistency(claims: ReceiptClaims) -> None:
-    """Check what docs/spec/receipt.md section 4 promises of the claims together."""
-    served = [attempt for attempt in claims.attempts if attempt.outcome == "served"]
+    """Check what docs/spec/receipt.md section 4 promises of the claims together, rule by rule in its order."""
+    attempts, outcome = claims.attempts, claims.outcome
+    served = [attempt for attempt in attempts if attempt.outcome == "served"]
+    served_route = served[0].route if served else None
+    prompt_sent = any(attempt.prompt_sent for attempt in attempts)
     rules = (
+        (all(a.outcome == "failed" for a in attempts[:-1]), "an attempt follows one that did not fail"),
+        (claims.routed_model == served_route, "routed_model is not the route that served"),
+        (all(a.prompt_sent and a.status is not None for a in served), "an attempt served without prompt or status"),
+        (all(a.reason is not None for a in attempts if a.outcome != "served"), "an attempt failed for no reason"),
+        (
+            outcome not in ("complete", "upstream_aborted") or bool(served),
+            f"outcome is {outcome} and no attempt served",
+        ),
+        (outcome != "complete" or all(a.reason is None for a in served), "outcome is complete and the attempt was not"),
+        (outcome != "refused" or not served, "outcome is refused and an attempt served"),
+        (outcome == "client_disconnected" or claims.status is not None, f"outcome is {outcome} without a status"),
+        (claims.status is not None or claims.response_digest == _EMPTY_DIGEST, "a response without a status"),
+        (outcome != "complete" or claims.response_digest != _EMPTY_DIGEST, "response_digest is that of nothing"),
         (claims.request_digest != _EMPTY_DIGEST, "request_digest is that of nothing"),
-        (len(served) <= 1, "more than one attempt served"),
-        (not served or claims.attempts[-1] is served[0], "an attempt follows the one that served"),
-        (not served or served[0].route == claims.routed_model, "routed_model is not the route that served"),
-        (claims.outcome != "complete" or bool(served), "outcome is complete and no attempt served"),
-        (claims.outcome != "complete" or claims.status is not None, "outcome is complete without a status"),
         (
-            claims.outcome != "complete" or claims.upstream_response_digest is not None,
-            "outcome is complete without an upstream response",
+            prompt_sent == (claims.upstream_request_digest is not None),
+            "upstream_request_digest and prompt_sent disagree",
         ),
-        (
-            claims.upstream_request_digest is not None or not any(a.prompt_sent for a in claims.attempts),
-            "a prompt was sent and upstream_request_digest is null",
-        ),
-        (claims.outcome != "refused" or not served, "outcome is refused and an attempt served"),
+        (prompt_sent or claims.upstream_response_digest is None, "an upstream answered to nothing"),
+        (not served or claims.upstream_response_digest is not None, "an attempt served without a response"),
     )
     for holds, contradiction in rules:
         if not holds:

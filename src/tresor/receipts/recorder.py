@@ -1,8 +1,9 @@
 """The recorder of bytes: what came from the upstream, what goes to the caller, and what the receipt says of both.
 
 Sans-I/O.  The relay feeds bytes and sends what it gets back; the recorder hashes both sides, holds the finish chunk
-back, counts usage and knows how the answer ended.  Implements docs/spec/http-api.md sections 4.4 to 4.6: content leaves as it
-came, the `tresor` member is spliced into the last finish chunk, the usage chunk goes on only to callers that asked.
+back, counts usage and knows how the answer ended.  Implements docs/spec/http-api.md sections 4.4 to 4.6: content leaves
+as it came, the `tresor` member is spliced into the last finish chunk, and the usage chunk goes on only to callers that
+asked.
 
 The states of a stream:
 
@@ -21,7 +22,7 @@ import msgspec
 
 from tresor.errors import JsonError, UpstreamError
 from tresor.wire.json_members import append_member, apply_edits, parse_members, remove_members
-from tresor.wire.sse import EventSplitter, event_data, split_events
+from tresor.wire.sse import EventSplitter, close_event, event_data, is_data_line, split_events
 
 __all__ = ["StreamPhase", "StreamRecorder", "Usage", "splice_answer"]
 
@@ -67,6 +68,8 @@ class _Answer(msgspec.Struct):
     tresor: Any = msgspec.UNSET
 
 
+# Raised for what is no JSON, has not the form above or nests without end; JsonError is that of `parse_members`.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, JsonError)
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
@@ -89,7 +92,7 @@ def splice_answer(body: bytes, extension: bytes) -> tuple[bytes, Usage]:
         if answer.error is not None:
             raise UpstreamError("invalid_response", "the answer is an error object under a status of success")
         return _splice_object(body, extension, replace=answer.tresor is not msgspec.UNSET), _parse_usage(answer.usage)
-    except (msgspec.DecodeError, JsonError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise UpstreamError("invalid_response", "the answer is not a JSON object") from error
 
 
@@ -113,14 +116,14 @@ class StreamRecorder:
         self.usage = Usage()
         self._extension = extension
         self._pass_usage = pass_usage
-        self._max_held_bytes = max_event_bytes
-        self._splitter = EventSplitter(max_event_bytes=max_event_bytes)
+        self._max_event_bytes = max_event_bytes
+        self._splitter = EventSplitter()
         self._received = hashlib.sha256()
         self._sent = hashlib.sha256()
         self._held: list[bytes] = []  # in PREFACE comments; in HOLDING the finish chunk and what came behind it
         self._held_bytes = 0
+        self._finish_event = b""  # the first of what is held in HOLDING, with the `tresor` member
         self._done_event = _DONE_EVENT
-        self._unfinished: set[int] = set()
         self._finished: set[int] = set()
 
     def __repr__(self) -> str:
@@ -142,20 +145,16 @@ class StreamRecorder:
         An upstream's fault is noted in `fault`, not raised: what came before it still leaves.
         """
         self._received.update(data)
-        if self.fault is not None or self.phase is StreamPhase.DONE:
+        if self._is_over():
             return b""
-        try:
-            block = self._splitter.feed(data)
-        except UpstreamError as error:
-            self.fault = error
-            return b""
-        if not block:
-            return b""
-        if self.phase is StreamPhase.CONTENT and _is_plain_content(block):
+        block = self._splitter.feed(data)
+        if self.phase is StreamPhase.CONTENT and len(block) <= self._max_event_bytes and _is_plain_content(block):
             out = block
         else:
             out = self._events(split_events(block))
         self._sent.update(out)
+        if not self._is_over() and self._splitter.waiting > self._max_event_bytes:
+            self.fault = self._too_long()
         return out
 
     def end(self) -> bytes:
@@ -163,15 +162,15 @@ class StreamRecorder:
 
         A stream that has its finish chunk and not its `[DONE]` is whole, and gets one; any other is at fault.
         """
-        if self.fault is not None:
+        if self._is_over():
             return b""
-        out = b""
-        if rest := self._splitter.close().strip(b"\r\n"):
-            out = self._events([rest + b"\n\n"])
-            self._sent.update(out)
+        out = self._events(_last_events(self._splitter.close()))
+        self._sent.update(out)
+        if self._is_over():
+            return out
         if self.phase is StreamPhase.HOLDING:
             self.phase = StreamPhase.DONE
-        elif self.phase is not StreamPhase.DONE and self.fault is None:
+        else:
             self.fault = UpstreamError("stream_broken", "the stream ended before its finish chunk")
         return out
 
@@ -182,8 +181,7 @@ class StreamRecorder:
         """
         if self.phase is not StreamPhase.DONE or self.fault is not None:
             raise RuntimeError(f"tail() of a stream that is not whole: {self!r}")
-        finish, *rest = self._held
-        tail = b"".join((_splice_event(finish, self._extension), *rest, self._done_event))
+        tail = b"".join((self._finish_event, *self._held[1:], self._done_event))
         self._sent.update(tail)
         return tail
 
@@ -198,6 +196,9 @@ class StreamRecorder:
         self._sent.update(_KEEP_ALIVE)
         return _KEEP_ALIVE
 
+    def _is_over(self) -> bool:
+        return self.fault is not None or self.phase is StreamPhase.DONE
+
     def _events(self, events: list[bytes]) -> bytes:
         out: list[bytes] = []
         for event in events:
@@ -205,11 +206,13 @@ class StreamRecorder:
                 self._event(event, out)
             except UpstreamError as error:
                 self.fault = error
-            if self.fault is not None or self.phase is StreamPhase.DONE:
+            if self._is_over():
                 break
         return b"".join(out)
 
     def _event(self, event: bytes, out: list[bytes]) -> None:
+        if len(event) > self._max_event_bytes:
+            raise self._too_long()
         data = event_data(event)
         if data is None:
             self._pass_beside(event, out)
@@ -222,10 +225,10 @@ class StreamRecorder:
             return
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             if self.phase is StreamPhase.PREFACE:
                 raise UpstreamError("invalid_response", "the stream's first event is not a JSON object") from error
-            self._pass_content(event, out)
+            self._pass_beside(event, out)
             return
         self._chunk(chunk, event, out)
 
@@ -241,6 +244,7 @@ class StreamRecorder:
                 return
         if any(choice.finish_reason is not None for choice in choices):
             self._finished.update(choice.index for choice in choices if choice.finish_reason is not None)
+            self._finish_event = _splice_event(event, self._extension, replace=chunk.tresor is not msgspec.UNSET)
             self._pass_content(b"", out)
             self.phase = StreamPhase.HOLDING
             self._hold(event)
@@ -258,7 +262,7 @@ class StreamRecorder:
         out.append(event)
 
     def _pass_beside(self, event: bytes, out: list[bytes]) -> None:
-        """Let a comment or a usage chunk go on; it neither begins nor continues content."""
+        """Let a comment, a usage chunk or what nobody can read go on; it neither begins nor continues content."""
         if self.phase is StreamPhase.CONTENT:
             out.append(event)
         else:
@@ -267,8 +271,34 @@ class StreamRecorder:
     def _hold(self, event: bytes) -> None:
         self._held.append(event)
         self._held_bytes += len(event)
-        if self._held_bytes > self._max_held_bytes:
-            raise UpstreamError("invalid_response", f"more than {self._max_held_bytes} bytes stand where none belong")
+        if self._held_bytes > self._max_event_bytes:
+            raise UpstreamError("invalid_response", f"more than {self._max_event_bytes} bytes stand where none belong")
+
+    def _too_long(self) -> UpstreamError:
+        return UpstreamError("invalid_response", f"an event of the stream is longer than {self._max_event_bytes} bytes")
+
+
+def _last_events(rest: bytes) -> list[bytes]:
+    """Return the events that the end of a body makes of what was waiting.
+
+    Some servers leave out the last blank line, so an event without it counts if it can be read; one that was cut does
+    not, as for every other reader of event streams (WHATWG HTML 9.2.6).
+    """
+    events = split_events(rest)
+    if not events or (closed := close_event(events[-1])) == events[-1]:
+        return events
+    data = event_data(closed)
+    if data is None or (data.strip() != _DONE and not _is_readable(data)):
+        return events[:-1]
+    return [*events[:-1], closed]
+
+
+def _is_readable(data: bytes) -> bool:
+    try:
+        _decode_chunk(data)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _is_plain_content(block: bytes) -> bool:
@@ -297,16 +327,27 @@ def _splice_object(body: bytes, extension: bytes, *, replace: bool) -> bytes:
     return b"".join((body[:close], comma, b'"tresor":', extension, body[close:]))
 
 
-def _splice_event(event: bytes, extension: bytes) -> bytes:
-    """Splice into the JSON object of an event, in place where its last data line holds the closing brace."""
-    data = event_data(event)
-    if data is None:
-        raise RuntimeError("a finish chunk has data")
-    replace = _decode_chunk(data).tresor is not msgspec.UNSET
-    if not replace and event.startswith(b"data:") and event.rstrip(b"\r\n").endswith(b"}"):
-        return _splice_object(event, extension, replace=False)
-    lines = _splice_object(data, extension, replace=replace).split(b"\n")
-    return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
+def _splice_event(event: bytes, extension: bytes, *, replace: bool) -> bytes:
+    """Splice into the JSON object of an event, leaving its other fields and its line ends as they came.
+
+    Raises:
+        UpstreamError: the event has a `tresor` member, and its JSON is too loose for it to be replaced.
+    """
+    lines = event.splitlines(keepends=True)
+    if not replace:
+        # In the last data line that holds a brace; behind a comma, for a finish chunk has its choices.
+        at = max(number for number, line in enumerate(lines) if is_data_line(line) and b"}" in line)
+        brace = lines[at].rindex(b"}")
+        lines[at] = b"".join((lines[at][:brace], b',"tresor":', extension, lines[at][brace:]))
+        return b"".join(lines)
+    try:
+        spliced = _splice_object(event_data(event) or b"", extension, replace=True)
+    except JsonError as error:
+        raise UpstreamError("invalid_response", "the finish chunk is not strict JSON") from error
+    first, *others = (number for number, line in enumerate(lines) if is_data_line(line))
+    # A line end between two tokens of JSON is white space like any other.
+    lines[first] = b"data: " + spliced.replace(b"\n", b" ") + lines[first][len(lines[first].rstrip(b"\r\n")) :]
+    return b"".join(line for number, line in enumerate(lines) if number not in others)
 
 
 def _parse_usage(usage: object) -> Usage:

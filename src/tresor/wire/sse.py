@@ -6,45 +6,35 @@ line that ends it; lines end with LF, CRLF or CR.
 
 import re
 
-from tresor.errors import UpstreamError
-
-__all__ = ["EventSplitter", "event_data", "split_events"]
+__all__ = ["EventSplitter", "close_event", "event_data", "is_data_line", "split_events"]
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LINE_ENDS = re.compile(rb"[\r\n]*")
 
 
 class EventSplitter:
-    """Collects bytes and gives back blocks of whole events.
+    """Collects bytes and gives back blocks of whole events.  Bounds nothing: whoever feeds it looks at `waiting`."""
 
-    Args:
-        max_event_bytes: what may wait for the end of its event.
-    """
-
-    def __init__(self, *, max_event_bytes: int) -> None:
-        self._max_event_bytes = max_event_bytes
+    def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> bytes:
-        """Return all events that are whole by now, as one block of bytes, possibly empty.
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for the end of their event."""
+        return len(self._rest)
 
-        Raises:
-            UpstreamError: an event is longer than `max_event_bytes`.
-        """
+    def feed(self, data: bytes) -> bytes:
+        """Return all events that are whole by now and line ends behind them, as one block of bytes, possibly empty."""
         rest = self._rest
         seen = max(0, len(rest) - 3)  # a blank line may have begun in what was there: CR LF CR, then LF
         rest += data
-        end = self._end_of_last_event(seen)
-        if len(rest) - end > self._max_event_bytes:
-            raise UpstreamError(
-                "invalid_response", f"an event of the stream is longer than {self._max_event_bytes} bytes"
-            )
+        end = _LINE_ENDS.match(rest, self._end_of_last_event(seen)).end()  # type: ignore[union-attr] # matches nothing too
         block = bytes(rest[:end])
         del rest[:end]
         return block
 
     def close(self) -> bytes:
-        """Return what never became a whole event."""
+        """Return what never became a whole event, or became one only now, when no LF can follow its last CR."""
         rest = bytes(self._rest)
         self._rest.clear()
         return rest
@@ -84,11 +74,24 @@ def split_events(block: bytes) -> list[bytes]:
 
 def event_data(event: bytes) -> bytes | None:
     """Return the data of one event, its lines joined by LF, or None where it has no `data` field."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if (
+        event.startswith(b"data: ")
+        and event.find(b"\n") == len(event) - 2
+        and event[-1:] == b"\n"
+        and b"\r" not in event
+    ):
         return event[6:-2]  # the one form that every OpenAI-compatible server sends
-    lines: list[bytes] = []
-    for line in _LINE_END.split(event):
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            lines.append(value.removeprefix(b" "))
-    return b"\n".join(lines) if lines else None
+    values = [line.partition(b":")[2].removeprefix(b" ") for line in event.splitlines() if is_data_line(line)]
+    return b"\n".join(values) if values else None
+
+
+def close_event(event: bytes) -> bytes:
+    """Return the event with the blank line that ends it, which is added where it is missing."""
+    if _BLANK_LINE.search(event):
+        return event
+    return event + (event[-1:] if event[-1:] in (b"\r", b"\n") else b"\n\n")
+
+
+def is_data_line(line: bytes) -> bool:
+    """Whether a line, with its line end or without, is a `data` field."""
+    return line.startswith(b"data:") or line.rstrip(b"\r\n") == b"data"

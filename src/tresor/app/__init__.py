@@ -1,0 +1,1 @@
+"""The application: what a request means, and the processes that serve it."""

@@ -1,0 +1,506 @@
+"""One exchange: a plan is tried until an upstream answers, its bytes are relayed, and the receipt says what happened.
+
+The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream` -> `_seal`, which returns when the
+receipt is durable -> the last bytes.  What docs/spec/http-api.md section 4 demands and this file keeps:
+
+* nothing of an answer reaches the caller before a candidate is settled on, and then never anything of another one;
+* however an exchange ends once it had a plan, it has one receipt, unless the caller opted out;
+* a body that names a receipt leaves only after that receipt is durable.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import uuid4
+
+import msgspec
+
+from tresor.app.context import Context
+from tresor.app.options import ExchangeOptions
+from tresor.encodings import digest_string, rfc3339
+from tresor.errors import AttemptReason, RequestError, StoreUnavailableError, UpstreamError
+from tresor.receipts.claims import SCHEMA, Attempt, AttemptOutcome, Outcome, ReceiptDraft, ReceiptType
+from tresor.receipts.recorder import StreamPhase, StreamRecorder, Usage, splice_answer
+from tresor.routing.catalogue import ModelType, Route
+from tresor.routing.plan import Plan
+from tresor.server.request import JSON, Request
+from tresor.store.base import ApiKey
+from tresor.upstreams.connection import ResponseHead, UpstreamConnection
+from tresor.wire.envelope import encode_envelope, encode_stream_error
+
+__all__ = ["Endpoint", "Exchange", "Forwardable"]
+
+_log = logging.getLogger(__name__)
+
+_EVENT_STREAM: Final = "text/event-stream"
+_NOTHING: Final = digest_string(b"")
+_MAX_REFUSAL_BYTES: Final = 256 * 1024
+_MAX_MESSAGE_CHARS: Final = 4096
+_TRAILING_S: Final = 0.25
+_NEVER: Final = float("inf")
+_NEXT_CANDIDATE: Final = frozenset({401, 403, 404, 408, 429})
+_NOT_CHECKED: Final = ("router_tee", "cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding")
+
+
+class Forwardable(Protocol):
+    """A request body that passed its checks."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is to be a stream."""
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the caller asked for the usage chunk."""
+
+    @property
+    def content_type(self) -> str:
+        """Media type of the forwarded body."""
+
+    @property
+    def model(self) -> str:
+        """The route asked for."""
+
+    @property
+    def region(self) -> str | None:
+        """The `region` member."""
+
+    @property
+    def provider(self) -> str | None:
+        """The `provider` member."""
+
+    @property
+    def failover(self) -> tuple[str, ...]:
+        """The route ids of the `failover` member."""
+
+    def forwarded(self, upstream_name: str) -> bytes:
+        """Return the body for an upstream that calls the model `upstream_name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What differs between the inference endpoints.
+
+    Attributes:
+        path: below the base URL, ours and the upstream's.
+        receipt_type: of their receipts.
+        model_type: of the models they serve.
+        parse: reads and checks a body, given its media type and the most failover routes.
+        text_answers: whether an answer may be something else than JSON; then only the header names the receipt.
+    """
+
+    path: str
+    receipt_type: ReceiptType
+    model_type: ModelType
+    parse: Callable[[bytes, str, int], Forwardable]
+    text_answers: bool = False
+
+
+class _Extension(msgspec.Struct, frozen=True):
+    """The `tresor` member of an answer (docs/spec/http-api.md section 4.4)."""
+
+    receipt_id: str | msgspec.UnsetType
+    requested_route: str
+    routed_model: str
+    failover: bool
+
+
+class _UpstreamMessage(msgspec.Struct):
+    message: str
+
+
+class _UpstreamRefusal(msgspec.Struct):
+    error: _UpstreamMessage | str
+
+
+@dataclass(slots=True)
+class _Try:
+    route: Route
+    started_at: float
+    outcome: AttemptOutcome = "failed"
+    reason: AttemptReason | None = None
+    status: int | None = None
+    prompt_sent: bool = False
+
+    def fail(self, error: UpstreamError) -> None:
+        self.outcome, self.reason, self.status = "failed", error.reason, error.status or self.status
+
+
+class Exchange:
+    """One request with a plan, from its first try to its receipt.
+
+    Args:
+        context: the worker's parts.
+        request: the caller's request; its body has been read.
+        caller: whose key it carried.
+        endpoint: where it came in.
+        options: what its headers ask for.
+        body: its body as received.
+        parsed: its body as read.
+        plan: what to try.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        request: Request,
+        caller: ApiKey,
+        endpoint: Endpoint,
+        options: ExchangeOptions,
+        body: bytes,
+        parsed: Forwardable,
+        plan: Plan,
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._caller = caller
+        self._endpoint = endpoint
+        self._options = options
+        self._parsed = parsed
+        self._plan = plan
+        self._loop = asyncio.get_running_loop()
+        self._deadline = _NEVER if parsed.stream else self._loop.time() + options.timeout_s
+        self._body = body
+        self._request_digest = digest_string(body)
+        self._upstream_request_digest: str | None = None
+        self._upstream_response_digest: str | None = None
+        self._receipt_id = str(uuid4())
+        self._tries: list[_Try] = []
+        self._recorder: StreamRecorder | None = None
+        self._streaming = False
+        self._sealed = False
+        self._usage = Usage()
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._request.id} {self._plan.requested} tries={len(self._tries)} sealed={self._sealed}>"
+
+    async def run(self) -> None:
+        """Serve the request to its end, whatever that is."""
+        try:
+            if self._options.required_claims:  # of upstreams without attestation nothing is proven
+                await self._refuse(
+                    RequestError(
+                        412,
+                        "attestation_requirements_not_met",
+                        f"no candidate has proven {', '.join(sorted(self._options.required_claims))}; nothing was sent",
+                        param="X-Tresor-Require-Attestation",
+                    )
+                )
+                return
+            for route in self._plan.candidates:
+                if self._loop.time() >= self._deadline:
+                    break
+                if await self._try(route):
+                    return
+            await self._refuse(self._all_failed())
+        except asyncio.CancelledError:
+            await self._interrupted()
+
+    # One candidate.
+
+    async def _try(self, route: Route) -> bool:
+        """Try a candidate; return whether the exchange is over."""
+        attempt = _Try(route, time.time())
+        self._tries.append(attempt)
+        self._recorder = None
+        pool = self._context.pools[route.upstream]
+        try:
+            connection = await pool.acquire(self._deadline)
+        except UpstreamError as error:
+            self._failed(attempt, error)
+            return False
+        try:
+            body = self._parsed.forwarded(route.settings.upstream_name)
+            self._upstream_request_digest = self._request_digest if body == self._body else digest_string(body)
+            accept = _EVENT_STREAM if self._parsed.stream else "*/*" if self._endpoint.text_answers else JSON
+            connection.deadline = self._deadline
+            connection.silence_s = _NEVER
+            if self._parsed.stream:
+                connection.deadline = self._loop.time() + pool.settings.first_byte_timeout_s
+            connection.send(pool.request_head(self._endpoint.path, self._parsed.content_type, accept, len(body)), body)
+            attempt.prompt_sent = True
+            self._upstream_response_digest = None
+            head = await connection.read_head()
+            attempt.status = head.status
+            if head.status >= 300:  # noqa: PLR2004 - neither a redirect nor an error is an answer
+                return await self._not_served(attempt, connection, head)
+            if head.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UpstreamError("invalid_response", "the answer is content-coded")
+            if self._parsed.stream:
+                await self._relay_stream(attempt, connection, head)
+            else:
+                await self._relay_whole(attempt, connection, head)
+        except UpstreamError as error:
+            self._failed(attempt, error)
+            return False
+        else:
+            return True
+        finally:
+            pool.release(connection)
+
+    def _failed(self, attempt: _Try, error: UpstreamError) -> None:
+        attempt.fail(error)
+        if self._recorder is not None:
+            self._upstream_response_digest = self._recorder.upstream_response_digest
+        self._context.metrics.attempt(attempt.route.id, attempt.reason)
+        _log.warning(
+            "upstream failed",
+            extra={
+                "request": self._request.id,
+                "route": attempt.route.id,
+                "reason": error.reason,
+                "status": attempt.status,
+                "fault": str(error),
+            },
+        )
+
+    async def _not_served(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> bool:
+        """Pass an upstream's refusal of the request on; anything else is a reason to try the next candidate."""
+        body = await connection.read_whole(_MAX_REFUSAL_BYTES)
+        self._upstream_response_digest = digest_string(body)
+        if not 400 <= head.status < 500 or head.status in _NEXT_CANDIDATE:  # noqa: PLR2004 - the class 4xx
+            raise UpstreamError("upstream_status", f"the upstream answered {head.status}", status=head.status)
+        attempt.outcome, attempt.reason = "rejected", "upstream_rejected"
+        self._context.metrics.attempt(attempt.route.id, attempt.reason)
+        await self._refuse(RequestError(head.status, "upstream_rejected", _message_of(body)))
+        return True
+
+    # The answer.
+
+    async def _relay_whole(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+        body = await connection.read_whole(self._context.limits.max_response_bytes)
+        self._upstream_response_digest = digest_string(body)
+        content_type = JSON
+        if self._endpoint.text_answers and head.media_type != JSON:
+            content_type = head.headers.get("content-type", "application/octet-stream")
+        else:
+            body, self._usage = splice_answer(body, self._extension(attempt.route))
+        self._served(attempt)
+        try:
+            await self._seal("complete", status=head.status, response_digest=digest_string(body))
+        except StoreUnavailableError:
+            self._respond_error(_not_stored(), receipt=False)
+        else:
+            self._request.respond(head.status, body, content_type, self._receipt_header())
+
+    async def _relay_stream(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+        if head.media_type != _EVENT_STREAM:
+            raise UpstreamError("invalid_response", f"the answer to a streaming request is not {_EVENT_STREAM}")
+        recorder = self._recorder = StreamRecorder(
+            extension=self._extension(attempt.route),
+            pass_usage=self._parsed.wants_usage,
+            max_event_bytes=self._context.limits.max_event_bytes,
+        )
+        fault: UpstreamError | None = None
+        while fault is None and recorder.phase is not StreamPhase.DONE:
+            try:
+                data = await connection.read()
+            except UpstreamError as error:
+                fault = error
+                break
+            if out := recorder.feed(data) if data else recorder.end():
+                if not self._streaming:
+                    self._begin_stream(attempt, connection, head)
+                self._request.write(out)
+                await self._request.drain()
+            fault = recorder.fault
+        self._usage = recorder.usage
+        if fault is None:
+            await self._end_stream(attempt, connection, recorder, head)
+        elif self._streaming:
+            self._failed(attempt, fault)
+            await self._break_stream(recorder, _broken(fault))
+        else:
+            raise fault
+
+    def _begin_stream(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+        """Send the head: from here on no other candidate can take over."""
+        self._streaming = True
+        self._request.start_stream(head.status, _EVENT_STREAM, f"Cache-Control: no-cache\r\n{self._receipt_header()}")
+        connection.deadline = _NEVER
+        connection.silence_s = self._context.pools[attempt.route.upstream].settings.idle_timeout_s
+        connection.comment_after_s = self._context.limits.keep_alive_comment_s
+        connection.on_silence = self._keep_alive
+
+    def _keep_alive(self) -> None:
+        if self._recorder is not None:
+            self._request.write(self._recorder.comment())
+
+    async def _end_stream(
+        self, attempt: _Try, connection: UpstreamConnection, recorder: StreamRecorder, head: ResponseHead
+    ) -> None:
+        connection.on_silence = None
+        await _read_trailing(connection, recorder)
+        self._upstream_response_digest = recorder.upstream_response_digest
+        self._served(attempt)
+        if not self._streaming:  # all there was is held back
+            self._begin_stream(attempt, connection, head)
+        tail = recorder.tail()
+        try:
+            await self._seal("complete", status=head.status, response_digest=recorder.response_digest)
+        except StoreUnavailableError:
+            tail = recorder.broken_tail(encode_stream_error(_not_stored(), None))
+        self._request.finish_stream(tail)
+
+    async def _break_stream(self, recorder: StreamRecorder, error: RequestError) -> None:
+        """End a stream of which content has been sent with an error event and no `[DONE]`."""
+        receipt_id = self._receipt_id if self._options.receipt else None
+        event = recorder.broken_tail(encode_stream_error(error, receipt_id))
+        try:
+            await self._seal("upstream_aborted", status=self._request.status, response_digest=recorder.response_digest)
+        except StoreUnavailableError:
+            event = recorder.broken_tail(encode_stream_error(_not_stored(), None))
+        self._request.finish_stream(event)
+
+    def _served(self, attempt: _Try) -> None:
+        attempt.outcome, attempt.reason = "served", None
+        self._context.metrics.attempt(attempt.route.id, None)
+        self._context.metrics.tokens(attempt.route.id, self._usage.prompt_tokens, self._usage.completion_tokens)
+
+    # Ends without an answer.
+
+    async def _refuse(self, error: RequestError) -> None:
+        """Answer with an error envelope and seal a receipt that says so."""
+        body = encode_envelope(error, self._request.id)
+        try:
+            await self._seal("refused", status=error.status, response_digest=digest_string(body))
+        except StoreUnavailableError:
+            self._respond_error(error, receipt=False)
+        else:
+            self._respond_error(error, receipt=True)
+
+    def _respond_error(self, error: RequestError, *, receipt: bool) -> None:
+        headers = self._receipt_header() if receipt else ""
+        if error.retry_after_s is not None:
+            headers += f"Retry-After: {error.retry_after_s}\r\n"
+        self._request.respond(error.status, encode_envelope(error, self._request.id), headers=headers)
+
+    def _all_failed(self) -> RequestError:
+        reasons = {attempt.reason for attempt in self._tries}
+        count = len(self._tries)
+        if self._loop.time() >= self._deadline or reasons == {"timeout"}:
+            return RequestError(504, "upstream_timeout", f"no upstream answered in time; routes tried: {count}")
+        return RequestError(
+            502,
+            "upstream_error",
+            f"no upstream gave a usable answer; routes tried: {count}, {', '.join(map(str, reasons))}",
+        )
+
+    async def _interrupted(self) -> None:
+        """The caller left, or the process must end: seal what happened until now."""
+        if self._sealed:
+            return  # the receipt is on its way to the store; that the last bytes arrived is never claimed
+        attempt = self._tries[-1] if self._tries else None
+        if attempt is not None:
+            attempt.outcome, attempt.reason = "cancelled", "caller_gone" if self._request.gone else "router_stopped"
+        recorder = self._recorder
+        if recorder is not None:
+            self._usage = recorder.usage
+            self._upstream_response_digest = recorder.upstream_response_digest
+        if not self._request.gone:
+            error = RequestError(503, "service_unavailable", "this router process is stopping", retry_after_s=1)
+            if self._streaming and recorder is not None:
+                await self._break_stream(recorder, error)
+            else:
+                await self._refuse(error)
+            return
+        sent = recorder.response_digest if self._streaming and recorder is not None else _NOTHING
+        try:
+            await self._seal("client_disconnected", status=self._request.status, response_digest=sent)
+        except StoreUnavailableError:
+            _log.warning("receipt of an abandoned exchange lost", extra={"request": self._request.id})
+
+    # The receipt.
+
+    async def _seal(self, outcome: Outcome, *, status: int | None, response_digest: str) -> None:
+        """Have the receipt signed and stored, and return when it is durable.
+
+        Raises:
+            StoreUnavailableError: it is not, and never will be.
+        """
+        self._sealed = True
+        route = self._tries[-1].route if outcome == "complete" or self._streaming else None
+        self._context.metrics.exchange("none" if route is None else route.id, outcome)
+        if not self._options.receipt:
+            return
+        usage = self._usage
+        draft = ReceiptDraft(
+            schema=SCHEMA,
+            receipt_type=self._endpoint.receipt_type,
+            iss=self._context.issuer_name,
+            jti=self._receipt_id,
+            requested_route=str(self._plan.requested),
+            routed_model=None if route is None else route.id,
+            failover=route is not None and route is not self._plan.candidates[0],
+            attempts=tuple(
+                Attempt(
+                    route=attempt.route.id,
+                    outcome=attempt.outcome,
+                    reason=attempt.reason,
+                    status=attempt.status,
+                    prompt_sent=attempt.prompt_sent,
+                    started_at=rfc3339(attempt.started_at),
+                )
+                for attempt in self._tries
+            ),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            request_digest=self._request_digest,
+            upstream_request_digest=self._upstream_request_digest,
+            upstream_response_digest=self._upstream_response_digest,
+            response_digest=response_digest,
+            stream=self._parsed.stream,
+            status=status,
+            outcome=outcome,
+            not_checked=_NOT_CHECKED,
+            nonce=self._options.nonce,
+        )
+        await self._context.issuer.issue(draft, self._caller.customer_id)
+
+    def _extension(self, route: Route) -> bytes:
+        return msgspec.json.encode(
+            _Extension(
+                receipt_id=self._receipt_id if self._options.receipt else msgspec.UNSET,
+                requested_route=str(self._plan.requested),
+                routed_model=route.id,
+                failover=route is not self._plan.candidates[0],
+            )
+        )
+
+    def _receipt_header(self) -> str:
+        return f"X-Tresor-Receipt-Id: {self._receipt_id}\r\n" if self._options.receipt else ""
+
+
+async def _read_trailing(connection: UpstreamConnection, recorder: StreamRecorder) -> None:
+    """Read what comes behind `[DONE]`: hashed, never sent on.  Mostly nothing, in the same segment."""
+    try:
+        async with asyncio.timeout(_TRAILING_S):
+            while data := await connection.read():
+                recorder.feed(data)
+    except (UpstreamError, TimeoutError):
+        pass  # the stream was whole at its [DONE]; the connection is not used again
+
+
+def _message_of(body: bytes) -> str:
+    """Return the message of an upstream's refusal, for the caller alone."""
+    try:
+        error = msgspec.json.decode(body, type=_UpstreamRefusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "the upstream refused the request without a message"
+    return (error if isinstance(error, str) else error.message)[:_MAX_MESSAGE_CHARS]
+
+
+def _broken(fault: UpstreamError) -> RequestError:
+    if fault.reason == "timeout":
+        return RequestError(504, "upstream_timeout", "the upstream fell silent; the answer is not complete")
+    return RequestError(502, "upstream_error", f"the answer is not complete: {fault}")
+
+
+def _not_stored() -> RequestError:
+    return RequestError(
+        503, "service_unavailable", "the receipt could not be stored, so the answer is withheld", retry_after_s=2
+    )

@@ -1,0 +1,1 @@
+"""The command lines: `tresor` for operators, `tresor-verify` for everyone who holds a receipt."""

@@ -1,0 +1,103 @@
+"""Signing keys outside a TEE: one file per router process, in a folder of the operator's.
+
+A process takes the first slot whose lock is free and holds it for life, so that no two processes ever sign with one key.
+Implements docs/spec/receipt.md section 6.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tresor.errors import KeyFileError
+
+__all__ = ["KeySlot"]
+
+_MAX_SLOTS: Final = 1024
+
+
+class KeySlot:
+    """A locked place for the signing key of this process.
+
+    Args:
+        folder: where slots are; made where it does not exist, readable by the owner only.
+
+    Raises:
+        KeyFileError: the folder cannot be used, or every slot is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for number in range(_MAX_SLOTS):
+                lock = os.open(folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    continue
+                self._lock = lock
+                self._file = folder / f"slot-{number}.pem"
+                return
+        except OSError as error:
+            raise KeyFileError(f"key directory {folder}: {error.strerror}") from error
+        raise KeyFileError(f"key directory {folder}: all {_MAX_SLOTS} slots are in use")
+
+    def __repr__(self) -> str:
+        return f"<KeySlot {self._file.name}>"
+
+    def load(self) -> ec.EllipticCurvePrivateKey | None:
+        """Return the key of the process that held this slot before, or None where there was none.
+
+        Raises:
+            KeyFileError: the file cannot be read, is open to others, or holds no P-256 key.
+        """
+        try:
+            pem = self._file.read_bytes()
+            mode = self._file.stat().st_mode
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise KeyFileError(f"key file {self._file}: {error.strerror}") from error
+        if mode & 0o077:
+            raise KeyFileError(f"key file {self._file} has mode {mode & 0o777:o}, want 600: others may have read it")
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise KeyFileError(f"key file {self._file} holds no unencrypted PEM private key") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise KeyFileError(f"key file {self._file} holds a key that is not P-256")
+        return key
+
+    def make(self) -> ec.EllipticCurvePrivateKey:
+        """Make a new key in place of the old one, flushed to disk before it is returned.
+
+        Raises:
+            KeyFileError: the file cannot be written; the old key stands.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        fresh = self._file.with_suffix(".new")
+        try:
+            fresh.unlink(missing_ok=True)
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._file)
+            folder = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise KeyFileError(f"key file {self._file}: {error.strerror}") from error
+        return key

@@ -1,0 +1,203 @@
+"""One request and its response, as the application sees them."""
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final, Protocol
+from urllib.parse import parse_qsl, unquote
+
+from tresor.errors import RequestError
+
+__all__ = ["JSON", "IncomingBody", "Request", "ResponseSink"]
+
+JSON: Final = "application/json"
+_STATUS_LINE: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+class ResponseSink(Protocol):
+    """Where a response goes: the connection the request came on."""
+
+    closing: bool
+    """Whether the connection ends behind this response."""
+
+    @property
+    def date_header(self) -> str:
+        """The `Date` line of this second."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; dropped where the caller has left."""
+
+    async def drain(self) -> None:
+        """Wait until most of what was written has been taken."""
+
+    def response_complete(self) -> None:
+        """Take note that the response has been written to its end."""
+
+
+class IncomingBody:
+    """The body of a request while it arrives."""
+
+    __slots__ = ("_error", "_parts", "_waiter", "complete", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._error: RequestError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.complete = False
+        self.size = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether no more of it is taken."""
+        return self._error is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece."""
+        self._parts.append(data)
+        self.size += len(data)
+
+    def finish(self) -> None:
+        """Take note that it is whole."""
+        self.complete = True
+        self._wake()
+
+    def fail(self, error: RequestError) -> None:
+        """Give up on it; whoever reads it gets `error`."""
+        self._error = error
+        self._parts.clear()
+        self._wake()
+
+    async def read(self) -> bytes:
+        """Return all of it, once it is there."""
+        if not self.complete and self._error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Request:
+    """A request whose head has been read.  Its body is read when asked for; one response is sent for it.
+
+    Attributes:
+        method: as sent.
+        path: percent-decoded, without the query.
+        headers: by lower-case name; values of a repeated field joined by `, ` (RFC 9110 section 5.3).
+        id: the `X-Request-Id` of the response.
+        extra_headers: header lines that the response gets whoever sends it, each ended by CRLF.
+        incoming: the body while it arrives.
+        keep_alive: whether the connection outlives the response.
+        gone: whether the caller closed the connection; the task that handles the request is then cancelled.
+        status: status of the response, once it has begun.
+    """
+
+    __slots__ = (
+        "_query",
+        "_sink",
+        "extra_headers",
+        "gone",
+        "headers",
+        "id",
+        "incoming",
+        "keep_alive",
+        "method",
+        "path",
+        "status",
+        "version",
+    )
+
+    def __init__(self, sink: ResponseSink, request_id: str) -> None:
+        self._sink = sink
+        self._query = ""
+        self.id = request_id
+        self.method = ""
+        self.path = ""
+        self.version = "1.1"
+        self.headers: dict[str, str] = {}
+        self.extra_headers = f"X-Request-Id: {request_id}\r\n"
+        self.incoming = IncomingBody()
+        self.keep_alive = True
+        self.gone = False
+        self.status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.id} {self.method} body={self.incoming.size} status={self.status}>"
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Members of the query, the last one of a name."""
+        return dict(parse_qsl(self._query, keep_blank_values=True))
+
+    async def body(self) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            RequestError: 413 beyond the limit, 408 when it stops coming, 503 when too much is held already.
+        """
+        if not self.incoming.complete and self.headers.get("expect", "").lower() == "100-continue":
+            self._sink.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return await self.incoming.read()
+
+    def respond(self, status: int, body: bytes, content_type: str = JSON, headers: str = "") -> None:
+        """Send a whole response.
+
+        Args:
+            status: HTTP status.
+            body: its bytes.
+            content_type: its media type.
+            headers: further header lines, each ended by CRLF.
+        """
+        head = self._head(status, f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}")
+        self._sink.write(head if self.method == "HEAD" else head + body)
+        self._sink.response_complete()
+
+    def start_stream(self, status: int, content_type: str, headers: str = "") -> None:
+        """Send the head of a response whose body follows in pieces."""
+        coding = "Transfer-Encoding: chunked\r\n"
+        if self.version == "1.0":  # which knows no chunks: the end of the connection ends the body
+            coding = ""
+            self.keep_alive = False
+        self._sink.write(self._head(status, f"Content-Type: {content_type}\r\n{coding}{headers}"))
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, not empty."""
+        self._sink.write(data if self.version == "1.0" else b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def drain(self) -> None:
+        """Wait until the caller has taken most of what was sent."""
+        await self._sink.drain()
+
+    def finish_stream(self, data: bytes) -> None:
+        """Send the last piece of the body, not empty, and its end."""
+        self._sink.write(data if self.version == "1.0" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        self._sink.response_complete()
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        known = self.headers.get(key)
+        self.headers[key] = text if known is None else f"{known}, {text}"
+
+    def set_target(self, target: bytes) -> None:
+        """Take the request target; of an absolute one the path counts (RFC 9112, 3.2.2)."""
+        text = target.decode("latin-1")
+        if not text.startswith("/") and "://" in text:
+            text = "/" + text.partition("://")[2].partition("/")[2]
+        path, _, self._query = text.partition("?")
+        self.path = unquote(path) if "%" in path else path
+
+    def _head(self, status: int, headers: str) -> bytes:
+        self.status = status
+        if self._sink.closing or not self.incoming.complete:
+            self.keep_alive = False
+        if not self.keep_alive:
+            headers += "Connection: close\r\n"
+        elif self.version == "1.0":
+            headers += "Connection: keep-alive\r\n"
+        line = _STATUS_LINE.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
+        return f"{line}{self._sink.date_header}{headers}{self.extra_headers}\r\n".encode("latin-1")

@@ -1,0 +1,304 @@
+"""Read `tresor.toml` and the environment; refuse what is unknown, contradictory or incomplete, and say where it stands.
+
+Every setting is also an environment variable: `TRESOR_` and the path joined by two underscores, list positions as
+numbers: `TRESOR_SERVER__LISTEN`, `TRESOR_UPSTREAMS__0__BASE_URL`.  The value is read as a TOML value, or, where it is none,
+as a string.  Secrets never stand in the file: a setting names the variable or the file that holds one.
+"""
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from tresor.errors import SettingsError
+from tresor.settings.model import Settings, UpstreamSettings
+
+__all__ = ["LoadedSettings", "Secret", "is_loopback", "load_settings", "parse_address"]
+
+_PREFIX = "TRESOR_"
+_JOINT = "__"
+_MAX_PORT = 65535
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+_AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]|\[\.\.\.\]")
+_HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+Path_ = tuple[str | int, ...]
+
+
+class Secret:
+    """A secret and where it came from; shows itself only when asked with `reveal`."""
+
+    __slots__ = ("_value", "origin")
+
+    def __init__(self, value: str, origin: str) -> None:
+        self._value = value
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return f"<Secret from {self.origin}>"
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._value
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings that passed every check.
+
+    Attributes:
+        settings: the effective settings, environment included.
+        folder: what relative paths are relative to: the folder of the configuration file.
+        api_keys: the upstreams' keys, in the order of `settings.upstreams`.
+    """
+
+    settings: Settings
+    folder: Path
+    api_keys: tuple[Secret | None, ...]
+
+    def path(self, name: str) -> Path:
+        """Resolve a path setting."""
+        return self.folder / name
+
+    @property
+    def public_origin(self) -> str:
+        """Origin callers use: as set, or made from the address the router listens on."""
+        server = self.settings.server
+        scheme = "http" if server.tls_key_file is None else "https"
+        return server.public_origin or f"{scheme}://{server.listen}"
+
+
+def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool = True) -> LoadedSettings:
+    """Read and check the configuration.
+
+    Args:
+        path: the TOML file.
+        environ: environment variables.
+        with_secrets: whether to read the upstreams' keys; who only looks after the store does not need them.
+
+    Raises:
+        SettingsError: it cannot be used; the message names file and line, or the variable.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    where = _Places(path, text)
+    for variable, value in sorted(environ.items()):
+        if variable.startswith(_PREFIX) and _JOINT in variable:
+            steps = tuple(
+                int(step) if step.isdigit() else step.lower() for step in variable.removeprefix(_PREFIX).split(_JOINT)
+            )
+            _override(tree, steps, _parse_value(value), variable)
+            where.variables[steps] = variable
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        where.refuse_invalid(str(error))
+    folder = path.parent
+    api_keys = tuple(
+        _load_secret(upstream, folder, environ, where, ("upstreams", position)) if with_secrets else None
+        for position, upstream in enumerate(settings.upstreams)
+    )
+    loaded = LoadedSettings(settings=settings, folder=folder, api_keys=api_keys)
+    for at, fault in _contradictions(loaded):
+        where.refuse(at, fault)
+    return loaded
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (IPv6 hosts in brackets).
+
+    Raises:
+        ValueError: it is not that.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not port.isdigit() or int(port) > _MAX_PORT:
+        raise ValueError(f"{address!r} is not host:port")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Places:
+    """Knows on which line of the file, or in which variable, a setting stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines: dict[Path_, int] = {}
+        self.variables: dict[Path_, str] = {}
+        table: Path_ = ()
+        counts: dict[Path_, int] = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            if header := _HEADER.match(line):
+                table = ()
+                *outer, last = _split_key(header[2])
+                for step in outer:
+                    table = (*table, step)
+                    if table in counts:
+                        table = (*table, counts[table] - 1)
+                table = (*table, last)
+                if header[1] == "[[":
+                    counts[table] = counts.get(table, 0) + 1
+                    table = (*table, counts[table] - 1)
+                self._lines.setdefault(table, number)
+            elif key := _KEY.match(line):
+                self._lines.setdefault((*table, *_split_key(key[1])), number)
+
+    def refuse_invalid(self, message: str) -> NoReturn:
+        """Refuse what msgspec refused, in the words of a configuration."""
+        at: Path_ = ()
+        if place := _AT.search(message):
+            at = tuple(int(i) if i else name for name, i in _STEP.findall(place["path"]))
+            message = message[: place.start()]
+        if unknown := _UNKNOWN.match(message):
+            self.refuse((*at, unknown["name"]), "is not a setting")
+        if missing := _MISSING.match(message):
+            self.refuse((*at, missing["name"]), "is missing")
+        self.refuse(at, message[0].lower() + message[1:])
+
+    def refuse(self, at: Path_, fault: str) -> NoReturn:
+        """Raise `SettingsError` for the setting `at`, naming the nearest place that is known."""
+        name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at).lstrip(".")
+        if at in self.variables:
+            raise SettingsError(f"environment variable {self.variables[at]}: {name} {fault}")
+        line = next((self._lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self._lines), None)
+        place = f"{self._path}:{line}" if line else str(self._path)
+        raise SettingsError(f"{place}: {name} {fault}" if name else f"{place}: {fault}")
+
+
+def _split_key(key: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in key.split(".")]
+
+
+def _parse_value(value: str) -> object:
+    try:
+        return tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
+    except (tomllib.TOMLDecodeError, KeyError):
+        return value
+
+
+def _override(tree: dict[str, Any], steps: Path_, value: object, variable: str) -> None:
+    node: Any = tree
+    for position, step in enumerate(steps):
+        last = position == len(steps) - 1
+        if isinstance(step, int) and isinstance(node, list) and step <= len(node):
+            if step == len(node):
+                node.append({})
+        elif not isinstance(step, str) or not step or not isinstance(node, dict):
+            raise SettingsError(f"environment variable {variable}: names no setting")
+        elif not last:
+            node.setdefault(step, [] if isinstance(steps[position + 1], int) else {})
+        if last:
+            node[step] = value
+        else:
+            node = node[step]
+
+
+def _load_secret(
+    upstream: UpstreamSettings, folder: Path, environ: Mapping[str, str], where: _Places, at: Path_
+) -> Secret | None:
+    if upstream.api_key_env is not None and upstream.api_key_file is not None:
+        where.refuse((*at, "api_key_file"), "contradicts api_key_env: give one of the two")
+    if upstream.api_key_env is not None:
+        secret = Secret(environ.get(upstream.api_key_env, ""), f"environment variable {upstream.api_key_env}")
+        at = (*at, "api_key_env")
+    elif upstream.api_key_file is not None:
+        file = folder / upstream.api_key_file
+        at = (*at, "api_key_file")
+        try:
+            secret = Secret(file.read_text(encoding="ascii").strip(), f"file {file}")
+        except (OSError, UnicodeDecodeError):
+            where.refuse(at, f"names {file}, which cannot be read as ASCII text")
+    else:
+        return None
+    if not secret.reveal() or not secret.reveal().isascii() or not secret.reveal().isprintable():
+        where.refuse(at, f"names an {secret.origin.split()[0]} that holds no usable key: {secret.origin}")
+    return secret
+
+
+def _contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]]:
+    settings = loaded.settings
+    yield from _server_contradictions(loaded)
+    if "default" not in settings.plans:
+        yield ("plans",), "has no plan named default"
+    routes: set[tuple[str, str, str]] = set()
+    for position, upstream in enumerate(settings.upstreams):
+        at: Path_ = ("upstreams", position)
+        yield from _upstream_contradictions(loaded, upstream, at)
+        for number, model in enumerate(upstream.models):
+            route = (upstream.region, upstream.provider, model.key)
+            if route in routes:
+                yield (*at, "models", number, "key"), f"gives the route {'/'.join(route)} a second time"
+            routes.add(route)
+
+
+def _server_contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]]:
+    server = loaded.settings.server
+    for name, address in (("listen", server.listen), ("metrics_listen", server.metrics_listen)):
+        if address is not None:
+            try:
+                parse_address(address)
+            except ValueError as error:
+                yield ("server", name), str(error)
+    if (server.tls_certificate_file is None) != (server.tls_key_file is None):
+        given = "tls_key_file" if server.tls_certificate_file is None else "tls_certificate_file"
+        yield ("server", given), "needs its other half: give tls_certificate_file and tls_key_file, or neither"
+    for name, file in (("tls_certificate_file", server.tls_certificate_file), ("tls_key_file", server.tls_key_file)):
+        if file is not None and not loaded.path(file).is_file():
+            yield ("server", name), f"names {loaded.path(file)}, which is no file"
+    host = parse_address(server.listen)[0]
+    if server.tls_key_file is None and not is_loopback(host) and not server.allow_plaintext:
+        yield ("server", "listen"), "is not loopback and there is no TLS: give a certificate, or allow_plaintext = true"
+    origin = urlsplit(loaded.public_origin)
+    if origin.scheme not in ("https", "http") or not origin.hostname or origin.path or origin.query or origin.username:
+        yield ("server", "public_origin"), "is not an origin such as https://api.example.org"
+
+
+def _upstream_contradictions(
+    loaded: LoadedSettings, upstream: UpstreamSettings, at: Path_
+) -> Iterator[tuple[Path_, str]]:
+    url = _parse_base_url(upstream.base_url)
+    if url is None:
+        yield (*at, "base_url"), "is not an http or https URL without user, query and fragment"
+        return
+    if url.scheme == "http" and not is_loopback(url.hostname or "") and not upstream.allow_plaintext:
+        yield (*at, "base_url"), "would send prompts in the clear: use https, or allow_plaintext = true"
+    for name in ("provider", "region"):
+        if getattr(upstream, name) == "auto":
+            yield (*at, name), "cannot be auto, which callers write for any"
+    if upstream.ca_file is not None and not loaded.path(upstream.ca_file).is_file():
+        yield (*at, "ca_file"), f"names {loaded.path(upstream.ca_file)}, which is no file"
+
+
+def _parse_base_url(base_url: str) -> SplitResult | None:
+    try:
+        url = urlsplit(base_url)
+        url.port  # noqa: B018 - raises for a port out of range
+    except ValueError:
+        return None
+    plain = url.scheme in ("https", "http") and url.hostname and not (url.query or url.fragment or url.username)
+    return url if plain else None

@@ -1,0 +1,151 @@
+"""The shape of `tresor.toml`.  Unknown members are refused; every default stands here or in `tresor.limits`.
+
+docs/operations/configuration.md is the same for operators and is compared with this module by a test.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tresor.limits import Limits
+
+__all__ = [
+    "LogSettings",
+    "ModelSettings",
+    "Plan",
+    "Pricing",
+    "ReceiptSettings",
+    "ServerSettings",
+    "Settings",
+    "StoreSettings",
+    "UpstreamSettings",
+]
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*\Z", max_length=128)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the router listens and as what it is known."""
+
+    listen: str = "127.0.0.1:8443"
+    """Address and port; port 0 takes any free one."""
+    public_origin: str | None = None
+    """Origin callers use, such as `https://api.example.org`: the `iss` of receipts.  Default: made from `listen`."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Worker processes that share the port; each has a receipt key of its own."""
+    tls_certificate_file: str | None = None
+    """PEM chain, leaf first."""
+    tls_key_file: str | None = None
+    """PEM private key of the leaf."""
+    allow_plaintext: bool = False
+    """Listen without TLS on an address that is not loopback; only behind something that ends TLS on this machine."""
+    drain_timeout_s: Seconds = 30.0
+    """After SIGTERM, how long running exchanges may take to end."""
+    metrics_listen: str | None = None
+    """Address and port of `GET /metrics`, for the operator's network only.  Default: none."""
+
+
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where customers, keys and receipts are kept."""
+
+    path: str = "tresor.db"
+    """SQLite file; relative to the configuration file."""
+
+
+class ReceiptSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How receipts are signed and how long they are kept."""
+
+    key_directory: str = "receipt-keys"
+    """Folder of the signing keys, one file per router process; relative to the configuration file."""
+    key_rotation_days: Annotated[int, msgspec.Meta(ge=0)] = 30
+    """Age at which a signing key is replaced; 0 for never."""
+    retention_days: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Age at which a receipt is deleted; 0 for never."""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes to standard error, a JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity written."""
+    access: bool = False
+    """A line per request: method, path, status, time, customer; no body, no key."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of the customers on this plan, over all processes that share the store."""
+
+    requests_per_minute: Positive = 6_000
+    """Authenticated requests in a minute of the clock."""
+    requests_per_day: Positive = 1_000_000
+    """Authenticated requests in a day (UTC)."""
+
+
+class Pricing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a model costs, shown by `GET /v1/models`; per million tokens, or per another unit."""
+
+    currency: str
+    input_per_mtok: float | None = None
+    output_per_mtok: float | None = None
+    billing_unit: str | None = None
+    unit_amount: float | None = None
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model of an upstream."""
+
+    key: Name
+    """Last part of its route."""
+    upstream_name: str
+    """What the upstream calls it."""
+    type: Literal["chat", "embedding", "transcription"] = "chat"
+    """Which endpoint serves it."""
+    created: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Unix seconds, shown by `GET /v1/models`."""
+    pricing: Pricing | None = None
+    """What it costs."""
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An OpenAI-compatible server."""
+
+    provider: Name
+    """Second part of its routes."""
+    region: Name
+    """First part of its routes."""
+    base_url: str
+    """URL up to and with `/v1`."""
+    attestation: Literal["none"]
+    """`none` says in so many words that nothing proves what runs there."""
+    api_key_env: str | None = None
+    """Environment variable that holds the upstream's key."""
+    api_key_file: str | None = None
+    """File that holds it; relative to the configuration file."""
+    ca_file: str | None = None
+    """PEM certificates to trust in place of the system's; relative to the configuration file."""
+    allow_plaintext: bool = False
+    """Send prompts over plain HTTP to an address that is not loopback."""
+    keep_alive: bool = True
+    """Use a connection for more than one request."""
+    connect_timeout_s: Seconds = 5.0
+    """TCP and TLS handshake."""
+    first_byte_timeout_s: Seconds = 120.0
+    """From the request to the first byte of a stream's answer."""
+    idle_timeout_s: Seconds = 60.0
+    """Silence inside an answer."""
+    models: Annotated[tuple[ModelSettings, ...], msgspec.Meta(min_length=1)]
+    """What it serves."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of `tresor.toml`."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
+    log: LogSettings = LogSettings()
+    limits: Limits = Limits()
+    plans: dict[Name, Plan] = msgspec.field(default_factory=lambda: {"default": Plan()})
+    upstreams: Annotated[tuple[UpstreamSettings, ...], msgspec.Meta(min_length=1)]

@@ -1,0 +1,159 @@
+"""What the router keeps, and what every store promises.
+
+A store is blocking and may be called from several threads at once; whoever calls it from an event loop hands it to a
+thread.  Nothing of a prompt or an answer ever reaches it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+__all__ = ["ApiKey", "Customer", "NewReceipt", "SigningKey", "Store", "StoredReceipt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Who owns keys and receipts.  `plan` names a table under `[plans]` of the settings."""
+
+    id: int
+    name: str
+    plan: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key without the key: `digest` is the SHA-256 (32 bytes) of its text.  Times are Unix seconds."""
+
+    id: str
+    customer_id: int
+    customer_name: str
+    plan: str
+    digest: bytes
+    label: str
+    created_at: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A public receipt key.  `last_seq` is the number of the last durable receipt it signed, 0 before the first."""
+
+    kid: str
+    x: str
+    y: str
+    created_at: int
+    retired_at: int | None
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewReceipt:
+    """A signed receipt on its way into the store."""
+
+    id: UUID
+    customer_id: int
+    kid: str
+    seq: int
+    issued_at: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StoredReceipt:
+    """A receipt as it came out of the store."""
+
+    id: UUID
+    token: str
+
+
+class Store(Protocol):
+    """Customers, keys, receipts, counters.
+
+    Every method raises `StoreUnavailableError` when the store cannot be reached, is full, or is damaged, and then has
+    changed nothing.  What a method that writes has returned from is durable: committed and flushed, so that it survives
+    `kill -9` and loss of power.
+    """
+
+    def close(self) -> None:
+        """Let go of every connection of the calling process."""
+
+    def check(self) -> None:
+        """Return if the store can be read and written."""
+
+    # Customers and API keys.
+
+    def add_customer(self, name: str, plan: str, *, now: int) -> Customer | None:
+        """Add a customer; None where the name is taken."""
+
+    def customers(self) -> list[Customer]:
+        """Return all customers, oldest first."""
+
+    def add_api_key(self, key_id: str, customer: str, digest: bytes, label: str, *, now: int) -> bool:
+        """Add a key for the customer of that name; False where there is none."""
+
+    def api_keys(self, customer: str | None = None) -> list[ApiKey]:
+        """Return keys, of one customer or of all, oldest first, revoked ones included."""
+
+    def find_api_key(self, digest: bytes) -> ApiKey | None:
+        """Return the key with this digest, revoked or not."""
+
+    def revoke_api_key(self, key_id: str, *, now: int) -> bool:
+        """Revoke a key for good; False where no live key has this id."""
+
+    # Signing keys.
+
+    def register_signing_key(self, kid: str, x: str, y: str, *, now: int) -> SigningKey:
+        """Make a public key known for ever, or return it as it stands if it is known already."""
+
+    def retire_signing_key(self, kid: str, *, now: int) -> None:
+        """Note that a key signs no more."""
+
+    def signing_keys(self) -> list[SigningKey]:
+        """Return every key ever registered, oldest first."""
+
+    def request_rotation(self, *, now: int) -> None:
+        """Ask every router process to replace each signing key made up to `now`."""
+
+    def rotation_requested_at(self) -> int:
+        """Return when a rotation was last asked for, 0 where never."""
+
+    # Receipts.
+
+    def append_receipts(self, receipts: Sequence[NewReceipt]) -> None:
+        """Append receipts of one signing key, all or none.
+
+        Their `seq` must follow the key's `last_seq` without a gap; otherwise another process uses the same key, and
+        `StoreUnavailableError` is raised.
+        """
+
+    def find_receipt(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
+        """Return a customer's receipt.  Unknown and foreign ids take the same path through the same index."""
+
+    def list_receipts(self, customer_id: int, *, after: UUID | None, limit: int) -> list[StoredReceipt] | None:
+        """Return a customer's receipts, newest first, those behind `after`; None where `after` is not theirs."""
+
+    def delete_receipts(self, issued_before: int, *, limit: int) -> int:
+        """Delete at most `limit` receipts issued before an instant, oldest first; return how many."""
+
+    # Counters.
+
+    def take_permits(self, customer_id: int, window: int, *, wanted: int, limit: int, now: int) -> tuple[int, int]:
+        """Take up to `wanted` permits of a window of `limit`.
+
+        Args:
+            customer_id: whose.
+            window: length of the fixed window in seconds; it begins at a multiple of it.
+            wanted: how many to take, at least one.
+            limit: how many the window holds over all processes.
+            now: Unix seconds.
+
+        Returns:
+            How many were taken (0 when the window is exhausted), and how many the window still holds after that.
+        """
+
+    # Upkeep.
+
+    def maintain(self) -> None:
+        """Do what the store needs done beside the hot path, such as a checkpoint; called about once a second."""

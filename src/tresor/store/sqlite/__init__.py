@@ -1,0 +1,1 @@
+"""The store on one machine: SQLite in WAL mode, every commit flushed."""

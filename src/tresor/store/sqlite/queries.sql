@@ -1,0 +1,83 @@
+-- name: add_customer
+INSERT INTO customers (name, plan, created_at) VALUES (:name, :plan, :now)
+ON CONFLICT (name) DO NOTHING
+RETURNING id, name, plan, created_at;
+
+-- name: customers
+SELECT id, name, plan, created_at FROM customers ORDER BY id;
+
+-- name: add_api_key
+INSERT INTO api_keys (digest, id, customer_id, label, created_at)
+SELECT :digest, :key_id, id, :label, :now FROM customers WHERE name = :customer
+RETURNING id;
+
+-- name: api_keys
+SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at
+FROM api_keys AS k JOIN customers AS c ON c.id = k.customer_id
+WHERE :customer IS NULL OR c.name = :customer
+ORDER BY k.created_at, k.id;
+
+-- name: find_api_key
+SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at
+FROM api_keys AS k JOIN customers AS c ON c.id = k.customer_id
+WHERE k.digest = :digest;
+
+-- name: revoke_api_key
+UPDATE api_keys SET revoked_at = :now WHERE id = :key_id AND revoked_at IS NULL
+RETURNING id;
+
+-- name: register_signing_key
+INSERT INTO signing_keys (kid, x, y, created_at) VALUES (:kid, :x, :y, :now)
+ON CONFLICT (kid) DO NOTHING;
+
+-- name: find_signing_key
+SELECT kid, x, y, created_at, retired_at, last_seq FROM signing_keys WHERE kid = :kid;
+
+-- name: retire_signing_key
+UPDATE signing_keys SET retired_at = :now WHERE kid = :kid AND retired_at IS NULL;
+
+-- name: signing_keys
+SELECT kid, x, y, created_at, retired_at, last_seq FROM signing_keys ORDER BY id;
+
+-- name: request_rotation
+UPDATE rotation SET requested_at = :now;
+
+-- name: rotation_requested_at
+SELECT requested_at FROM rotation;
+
+-- name: advance_seq
+UPDATE signing_keys SET last_seq = :last_seq WHERE kid = :kid AND last_seq = :first_seq - 1
+RETURNING id;
+
+-- name: append_receipts
+INSERT INTO receipts (id, customer_id, key_id, seq, issued_at, token) VALUES
+
+-- name: find_receipt
+SELECT id, token FROM receipts WHERE id = :id AND customer_id = :customer_id;
+
+-- name: receipt_position
+SELECT n FROM receipts WHERE id = :id AND customer_id = :customer_id;
+
+-- name: list_receipts
+SELECT id, token FROM receipts
+WHERE customer_id = :customer_id AND n < :before
+ORDER BY n DESC LIMIT :limit;
+
+-- name: delete_receipts
+DELETE FROM receipts WHERE n IN (
+    SELECT n FROM receipts WHERE n <= (SELECT min(n) + 100000 FROM receipts) AND issued_at < :issued_before
+    ORDER BY n LIMIT :limit
+)
+RETURNING n;
+
+-- name: take_permits
+INSERT INTO permits (customer_id, window, began_at, taken)
+VALUES (:customer_id, :window, :began_at, min(:wanted, :limit))
+ON CONFLICT (customer_id, window) DO UPDATE SET
+    taken = CASE WHEN began_at < excluded.began_at THEN excluded.taken
+                 ELSE max(taken, min(taken + :wanted, :limit)) END,
+    began_at = max(began_at, excluded.began_at)
+RETURNING taken;
+
+-- name: permits_taken
+SELECT taken FROM permits WHERE customer_id = :customer_id AND window = :window AND began_at = :began_at;

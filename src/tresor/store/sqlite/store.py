@@ -1,0 +1,295 @@
+"""`SqliteStore`: the promises of `tresor.store.base` on one SQLite file.
+
+WAL with `synchronous=FULL`: a commit returns when the log is flushed.  One connection per process writes, under a lock, so
+that threads queue fairly instead of polling SQLite's own lock; readers have a connection per thread.  Automatic
+checkpoints are off: they would run inside somebody's commit.  `maintain` makes them, and only one process calls it
+(docs/adr/0004-sqlite-store.md).
+"""
+
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from tresor.errors import StoreUnavailableError
+from tresor.store.base import ApiKey, Customer, NewReceipt, SigningKey, StoredReceipt
+
+__all__ = ["SqliteStore"]
+
+_BUSY_TIMEOUT_S: Final = 5.0
+_MIN_SQLITE: Final = (3, 37, 0)  # STRICT tables
+_MAX_WAL_BYTES: Final = 64 << 20
+_NEWEST: Final = 1 << 62
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+def _load_queries() -> Mapping[str, str]:
+    text = resources.files(__package__).joinpath("queries.sql").read_text(encoding="utf-8")
+    _, *parts = _NAME.split(text)
+    return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
+
+
+_QUERIES: Final = _load_queries()
+
+
+class SqliteStore:
+    """A store in one file.
+
+    Args:
+        path: the database file; it and its folder are made, readable by the owner only, where they do not exist.
+
+    Raises:
+        StoreUnavailableError: the file cannot be opened, is no database, or was made by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._readers = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        if sqlite3.sqlite_version_info < _MIN_SQLITE:
+            raise StoreUnavailableError(f"SQLite is {sqlite3.sqlite_version}, want at least 3.37")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._inode = path.stat().st_ino
+        except OSError as error:
+            raise StoreUnavailableError(f"store {path}: {error.strerror}") from error
+        with _mapped():
+            self._writer = self._connect()
+            self._migrate()
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._path}>"
+
+    def close(self) -> None:
+        with self._lock, _mapped():
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+
+    def check(self) -> None:
+        with self._write() as writer:
+            writer.execute("SELECT count(*) FROM rotation").fetchone()
+
+    # Customers and API keys.
+
+    def add_customer(self, name: str, plan: str, *, now: int) -> Customer | None:
+        with self._write() as writer:
+            row = self._one(writer, "add_customer", {"name": name, "plan": plan, "now": now})
+        return None if row is None else Customer(*row)
+
+    def customers(self) -> list[Customer]:
+        return [Customer(*row) for row in self._read("customers", {})]
+
+    def add_api_key(self, key_id: str, customer: str, digest: bytes, label: str, *, now: int) -> bool:
+        values = {"key_id": key_id, "customer": customer, "digest": digest, "label": label, "now": now}
+        with self._write() as writer:
+            return self._one(writer, "add_api_key", values) is not None
+
+    def api_keys(self, customer: str | None = None) -> list[ApiKey]:
+        return [ApiKey(*row) for row in self._read("api_keys", {"customer": customer})]
+
+    def find_api_key(self, digest: bytes) -> ApiKey | None:
+        rows = self._read("find_api_key", {"digest": digest})
+        return ApiKey(*rows[0]) if rows else None
+
+    def revoke_api_key(self, key_id: str, *, now: int) -> bool:
+        with self._write() as writer:
+            return self._one(writer, "revoke_api_key", {"key_id": key_id, "now": now}) is not None
+
+    # Signing keys.
+
+    def register_signing_key(self, kid: str, x: str, y: str, *, now: int) -> SigningKey:
+        with self._write() as writer:
+            writer.execute(_QUERIES["register_signing_key"], {"kid": kid, "x": x, "y": y, "now": now})
+            row = self._one(writer, "find_signing_key", {"kid": kid})
+        if row is None:
+            raise StoreUnavailableError("a signing key just registered is not there")
+        return SigningKey(*row)
+
+    def retire_signing_key(self, kid: str, *, now: int) -> None:
+        with self._write() as writer:
+            writer.execute(_QUERIES["retire_signing_key"], {"kid": kid, "now": now})
+
+    def signing_keys(self) -> list[SigningKey]:
+        return [SigningKey(*row) for row in self._read("signing_keys", {})]
+
+    def request_rotation(self, *, now: int) -> None:
+        with self._write() as writer:
+            writer.execute(_QUERIES["request_rotation"], {"now": now})
+
+    def rotation_requested_at(self) -> int:
+        return int(self._read("rotation_requested_at", {})[0][0])
+
+    # Receipts.
+
+    def append_receipts(self, receipts: Sequence[NewReceipt]) -> None:
+        kid, first_seq, last_seq = receipts[0].kid, receipts[0].seq, receipts[-1].seq
+        with self._write() as writer:
+            row = self._one(writer, "advance_seq", {"kid": kid, "first_seq": first_seq, "last_seq": last_seq})
+            if row is None:
+                raise StoreUnavailableError(f"seq {first_seq} does not follow the last one of {kid}")
+            values: list[object] = []
+            for receipt in receipts:
+                values += (
+                    receipt.id.bytes,
+                    receipt.customer_id,
+                    row[0],
+                    receipt.seq,
+                    receipt.issued_at,
+                    receipt.token,
+                )
+            # One statement for the group: executemany would give up the interpreter lock for every row.
+            rows = ",".join(["(?,?,?,?,?,?)"] * len(receipts))
+            writer.execute(f"{_QUERIES['append_receipts']} {rows}", values)
+
+    def find_receipt(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
+        rows = self._read("find_receipt", {"id": receipt_id.bytes, "customer_id": customer_id})
+        return _stored(rows[0]) if rows else None
+
+    def list_receipts(self, customer_id: int, *, after: UUID | None, limit: int) -> list[StoredReceipt] | None:
+        before = _NEWEST
+        if after is not None:
+            position = self._read("receipt_position", {"id": after.bytes, "customer_id": customer_id})
+            if not position:
+                return None
+            before = position[0][0]
+        rows = self._read("list_receipts", {"customer_id": customer_id, "before": before, "limit": limit})
+        return [_stored(row) for row in rows]
+
+    def delete_receipts(self, issued_before: int, *, limit: int) -> int:
+        with self._write() as writer:
+            values = {"issued_before": issued_before, "limit": limit}
+            return len(writer.execute(_QUERIES["delete_receipts"], values).fetchall())
+
+    # Counters.
+
+    def take_permits(self, customer_id: int, window: int, *, wanted: int, limit: int, now: int) -> tuple[int, int]:
+        key = {"customer_id": customer_id, "window": window, "began_at": now - now % window}
+        with self._write() as writer:
+            row = self._one(writer, "permits_taken", key)
+            before = 0 if row is None else int(row[0])
+            row = self._one(writer, "take_permits", {**key, "wanted": wanted, "limit": limit})
+        after = before if row is None else int(row[0])
+        return max(0, after - before), max(0, limit - after)
+
+    # Upkeep.
+
+    def maintain(self) -> None:
+        """Copy the log into the database file, and start the log anew once it has grown large."""
+        mode = "PASSIVE"
+        try:
+            if self._path.with_name(self._path.name + "-wal").stat().st_size > _MAX_WAL_BYTES:
+                mode = "RESTART"
+        except FileNotFoundError:
+            return
+        with _mapped():
+            self._reader().execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+    # Connections.
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "wal_autocheckpoint=0",
+            "cache_size=-16384",
+            "journal_size_limit=0",
+            "trusted_schema=OFF",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        self._open.append(connection)
+        return connection
+
+    def _reader(self) -> sqlite3.Connection:
+        reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if reader is None:
+            with self._lock:
+                reader = self._readers.connection = self._connect()
+        return reader
+
+    def _read(self, query: str, values: Mapping[str, object]) -> list[Any]:
+        self._check_file()
+        with _mapped():
+            return self._reader().execute(_QUERIES[query], values).fetchall()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """Give the writing connection inside a transaction that is durable when the block is left."""
+        with self._lock, _mapped():
+            self._check_file()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _check_file(self) -> None:
+        """Refuse a file that was deleted or replaced: SQLite would go on writing to one that has no name."""
+        try:
+            inode = os.stat(self._path).st_ino  # noqa: PTH116 - on the path of every commit
+        except OSError as error:
+            raise StoreUnavailableError(f"store: {error.strerror}") from error
+        if inode != self._inode:
+            raise StoreUnavailableError("store: the database file was replaced while in use")
+
+    @staticmethod
+    def _one(connection: sqlite3.Connection, query: str, values: Mapping[str, object]) -> Any:
+        """Return the first row of a query or None, having stepped it to its end."""
+        rows = connection.execute(_QUERIES[query], values).fetchall()
+        return rows[0] if rows else None
+
+    def _migrate(self) -> None:
+        folder = resources.files(__package__).joinpath("migrations")
+        scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
+        with self._write() as writer:
+            version = writer.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(scripts):
+                raise StoreUnavailableError(
+                    f"store has schema version {version}, this program knows {len(scripts)}: it was made by a newer one"
+                )
+            for script in scripts[version:]:
+                for statement in _statements(script.read_text(encoding="utf-8")):
+                    writer.execute(statement)
+            writer.execute(f"PRAGMA user_version = {len(scripts)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script; `executescript` would commit the transaction it runs in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _stored(row: tuple[bytes, str]) -> StoredReceipt:
+    return StoredReceipt(id=UUID(bytes=row[0]), token=row[1])
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        raise StoreUnavailableError(f"store: {name}: {error}") from error

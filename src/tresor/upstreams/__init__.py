@@ -1,0 +1,1 @@
+"""The hop to the upstreams: connections, their pool, and one try at one route."""

@@ -1,0 +1,266 @@
+"""One connection to an upstream: HTTP/1.1 with the exact bytes of every body, and cancellation at once.
+
+General clients hide what the router must know: the bytes as received, the moment the first of them left or came, and the
+peer's certificate before anything is sent.  Parsing is llhttp's (httptools); the rest is this file.
+
+Sequence: `send`, `read_head`, `read` until it returns nothing; then the connection may be used again if `reusable` says so.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+
+from tresor.errors import AttemptReason, UpstreamError
+from tresor.http1.sweeper import Sweeper
+from tresor.limits import Limits
+
+__all__ = ["ResponseHead", "UpstreamConnection"]
+
+_NEVER: Final = float("inf")
+_READ_HIGH_WATER: Final = 1 << 20
+
+
+class ResponseHead:
+    """Status and header fields (lower-case names) of an answer."""
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status}>"
+
+    @property
+    def media_type(self) -> str:
+        """The `Content-Type` without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Carries one exchange after another.
+
+    Args:
+        limits: sizes.
+        sweeper: looks at deadlines.
+
+    Attributes:
+        deadline: `loop.time()` at which the exchange is given up.
+        silence_s: how long a read may wait before the exchange is given up.
+        on_silence: called when a read has waited for `comment_after_s`, and again after as long.
+        used: whether an earlier exchange went over this connection.
+        idle_since: `loop.time()` at which it came back to the pool.
+    """
+
+    def __init__(self, limits: Limits, sweeper: Sweeper) -> None:
+        self._limits = limits
+        self._sweeper = sweeper
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = ResponseHead()
+        self._head_bytes = 0
+        self._head_complete = False
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._message_complete = True
+        self._paused = False
+        self._error: UpstreamError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._waiting_since = _NEVER
+        self._silence_noted_at = 0.0
+        self.on_silence: Callable[[], None] | None = None
+        self.comment_after_s = _NEVER
+        self.deadline = _NEVER
+        self.silence_s = _NEVER
+        self._keep_alive = True
+        self._served = False
+        self.used = False
+        self.idle_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection status={self._head.status} complete={self._message_complete} {self._error!r}>"
+
+    # Called by whoever has an exchange.
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send a request; the connection must be fresh or `reusable`."""
+        if self._transport is None:
+            raise self._error or UpstreamError("connection_lost", "the connection was closed")
+        self.used, self._served = self._served, True
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = ResponseHead()
+        self._head_bytes = 0
+        self._head_complete = self._message_complete = False
+        self.on_silence = None
+        self._transport.writelines((head, body))
+
+    async def read_head(self) -> ResponseHead:
+        """Return the head of the answer.
+
+        Raises:
+            UpstreamError: it did not come, not in time, or is no HTTP.
+        """
+        while not self._head_complete:
+            await self._wait()
+        return self._head
+
+    async def read(self) -> bytes:
+        """Return the bytes of the body that are there by now, at least one; none at its proper end.
+
+        Raises:
+            UpstreamError: the body was cut, fell silent or is no HTTP.
+        """
+        while not self._body:
+            if self._message_complete:
+                return b""
+            await self._wait()
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._body_bytes = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def read_whole(self, most: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            UpstreamError: as `read`, or it is longer than `most` bytes.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            parts.append(data)
+            size += len(data)
+            if size > most:
+                raise UpstreamError("invalid_response", f"the answer is longer than {most} bytes")
+        return b"".join(parts)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a further exchange may go over this connection: the last one is whole, and nothing came behind it."""
+        if self._transport is None or self._transport.is_closing() or self._error is not None:
+            return False
+        if not self._message_complete or self._body or not self._keep_alive:
+            return False
+        # A FIN, or bytes nobody asked for, may lie in the socket and not have been read yet.
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def abort(self) -> None:
+        """Close at once, whatever goes on."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Called by the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._sweeper.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: properly, where the body lasts until the connection ends; otherwise something was cut."""
+        self._sweeper.remove(self)
+        self._transport = None
+        if self._head_complete and not self._message_complete and exc is None and self._ends_with_connection():
+            self._keep_alive = False
+            self._message_complete = True
+            self._wake()
+        elif not self._message_complete:
+            self._fail("connection_lost", "the connection was closed before the end of the answer")
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser."""
+        if self._message_complete:  # nobody asked: the connection is of no further use
+            self.abort()
+            return
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail("invalid_response", "what was received is not an HTTP/1.1 response")
+            self.abort()
+            return
+        if not self._head_complete and self._head_bytes > self._limits.max_head_bytes:
+            self._fail("invalid_response", f"the head of the answer is larger than {self._limits.max_head_bytes} bytes")
+            self.abort()
+        elif self._body_bytes > _READ_HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    # Called by the parser.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field."""
+        self._head.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Take the head; one of status 1xx announces another (RFC 9110, 15.2)."""
+        status = self._parser.get_status_code()
+        if status >= 200:  # noqa: PLR2004 - the first status that is final
+            self._head.status = status
+            self._head_complete = True
+            self._wake()
+        else:
+            self._head.headers.clear()
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._body.append(data)
+        self._body_bytes += len(data)
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        """Take note of the body's end."""
+        if self._head_complete:
+            self._keep_alive = self._parser.should_keep_alive()
+            self._message_complete = True
+            self._wake()
+
+    # Deadlines.
+
+    def sweep(self, now: float) -> None:
+        """Give up what has lasted too long."""
+        if self._waiter is None:
+            return
+        if now > self.deadline or now - self._waiting_since > self.silence_s:
+            self._fail("timeout", "the upstream did not answer in time")
+            self.abort()
+        elif (
+            self.on_silence is not None
+            and now - max(self._waiting_since, self._silence_noted_at) > self.comment_after_s
+        ):
+            self._silence_noted_at = now
+            self.on_silence()
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        self._waiting_since = self._loop.time()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, reason: AttemptReason, message: str) -> None:
+        if self._error is None:
+            self._error = UpstreamError(reason, message)
+        self._wake()
+
+    def _ends_with_connection(self) -> bool:
+        headers = self._head.headers
+        return "content-length" not in headers and "chunked" not in headers.get("transfer-encoding", "").lower()
