@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NoReturn, TypeAlias
 
 from tresor.errors import EncodingError, JsonError
@@ -60,7 +61,13 @@ def digest_string(data: bytes) -> str:
 
 def rfc3339(seconds: float) -> str:
     """Format Unix `seconds` as RFC 3339 in UTC with milliseconds and `Z`."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_rfc3339_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _rfc3339_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def unique_members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:

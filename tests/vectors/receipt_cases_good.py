@@ -38,7 +38,9 @@ _CRLF_STREAM = STREAM.replace(b"\n", b"\r\n")
 _BROKEN_STREAM = (
     STREAM[: STREAM.index(b'data: {"id":"chatcmpl-1","model":"openai/gpt-oss-120b","choices":[{"index":0,"delta":{},')]
     + b"data: "
-    + json_bytes({"error": {"message": "the upstream broke off", "code": "upstream_error"}, "tresor": {"receipt_id": JTI}})
+    + json_bytes(
+        {"error": {"message": "the upstream broke off", "code": "upstream_error"}, "tresor": {"receipt_id": JTI}}
+    )
     + b"\n\n"
 )
 _ENVELOPE = json_bytes(
@@ -47,9 +49,11 @@ _ENVELOPE = json_bytes(
         "request_id": "req-1",
     }
 )
-_NOTHING_CAME = {"routed_model": None, "upstream_response_digest": None, "response_digest": digest(_ENVELOPE)} | dict.fromkeys(
-    ("prompt_tokens", "completion_tokens", "total_tokens")
-)
+_NOTHING_CAME = {
+    "routed_model": None,
+    "upstream_response_digest": None,
+    "response_digest": digest(_ENVELOPE),
+} | dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"))
 
 
 def _high_s_twin() -> bytes:
@@ -123,7 +127,7 @@ def good() -> Iterator[Case]:
         receipt=token(
             stream_claims(
                 outcome="upstream_aborted",
-                attempts=[attempt(reason="stream_broken")],
+                attempts=[attempt(outcome="failed", reason="stream_broken")],
                 response_digest=digest(_BROKEN_STREAM),
             )
         ).encode(),
@@ -136,7 +140,7 @@ def good() -> Iterator[Case]:
         receipt=token(
             stream_claims(
                 outcome="client_disconnected",
-                attempts=[attempt(reason="caller_gone")],
+                attempts=[attempt(outcome="cancelled", reason="caller_gone")],
                 response_digest=digest(STREAM[:300]),
             )
         ).encode(),
@@ -242,7 +246,9 @@ def good() -> Iterator[Case]:
         title="One of several keys, each once the router's",
         spec="6.1",
         receipt=token().encode(),
-        jwks=jwks(jwk(OLD_KEY, exp=IAT - 1), jwk(KEY), jwk(MALLORY, revoked={"revoked_at": IAT, "reason": "compromised"})),
+        jwks=jwks(
+            jwk(OLD_KEY, exp=IAT - 1), jwk(KEY), jwk(MALLORY, revoked={"revoked_at": IAT, "reason": "compromised"})
+        ),
     )
     yield Case(
         name="022-key-with-four-members",

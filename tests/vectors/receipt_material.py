@@ -7,6 +7,8 @@ and are therefore known to everybody; they sign test vectors and nothing else.
 import base64
 import hashlib
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ __all__ = [
     "MALLORY",
     "OLD_KEY",
     "OTHER_JTI",
+    "P256_N",
     "REQUEST",
     "RESPONSE",
     "ROUTE",
@@ -34,13 +37,13 @@ __all__ = [
     "STREAM_REQUEST",
     "UPSTREAM_REQUEST",
     "UPSTREAM_RESPONSE",
-    "P256_N",
     "api_json",
     "attempt",
     "b64",
     "claims",
     "coordinates",
     "digest",
+    "gzip",
     "integers",
     "json_bytes",
     "jwk",
@@ -81,6 +84,13 @@ def json_bytes(value: object) -> bytes:
 
 def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def gzip(data: bytes) -> bytes:
+    """Compress without compressing (RFC 1951 section 3.2.4): what a library makes depends on its version."""
+    header = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    block = b"\x01" + struct.pack("<HH", len(data), len(data) ^ 0xFFFF) + data
+    return header + block + struct.pack("<II", zlib.crc32(data), len(data))
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
@@ -158,9 +168,7 @@ def api_json(compact: str | bytes, receipt_id: object = JTI, **members: Any) -> 
 
 _QUESTION: Final = {"role": "user", "content": "Schreib: Grüße"}
 REQUEST: Final = json_bytes({"model": "gpt-oss-120b", "messages": [_QUESTION], "temperature": 1.0, "region": "eu"})
-UPSTREAM_REQUEST: Final = json_bytes(
-    {"model": "openai/gpt-oss-120b", "messages": [_QUESTION], "temperature": 1.0}
-)
+UPSTREAM_REQUEST: Final = json_bytes({"model": "openai/gpt-oss-120b", "messages": [_QUESTION], "temperature": 1.0})
 _ANSWER: Final = {"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}
 _USAGE: Final = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
 _MODEL: Final = {"id": "chatcmpl-1", "model": "openai/gpt-oss-120b"}
@@ -212,11 +220,9 @@ def claims(**changes: Any) -> dict[str, Any]:
         "receipt_type": "message",
         "iss": "https://router.example",
         "jti": JTI,
-        "iat": IAT,
         "requested_route": ROUTE,
         "routed_model": ROUTE,
         "failover": False,
-        "seq": 1,
         "attempts": [attempt()],
         "prompt_tokens": 12,
         "completion_tokens": 7,
@@ -229,6 +235,8 @@ def claims(**changes: Any) -> dict[str, Any]:
         "status": 200,
         "outcome": "complete",
         "not_checked": ["router_tee", "cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding"],
+        "iat": IAT,
+        "seq": 1,
     }
     return {name: value for name, value in (good | changes).items() if value is not ...}
 

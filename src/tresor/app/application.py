@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from tresor.accounts.rate_limits import Allowance
@@ -11,7 +12,8 @@ from tresor.app.exchange import Endpoint, Exchange
 from tresor.app.options import parse_options
 from tresor.app.resources import Resources
 from tresor.errors import RequestError
-from tresor.routing.plan import make_plan, parse_route
+from tresor.routing.catalogue import ModelType
+from tresor.routing.plan import Plan, make_plan, parse_route
 from tresor.server.request import Request
 from tresor.store.base import ApiKey
 from tresor.wire.envelope import encode_envelope
@@ -22,6 +24,7 @@ __all__ = ["Application"]
 
 _log = logging.getLogger("tresor.access")
 
+_CACHED_PLANS: Final = 1024
 _ENDPOINTS: Final = {
     f"/v1{endpoint.path}": endpoint
     for endpoint in (
@@ -44,6 +47,8 @@ class Application:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._resources = Resources(context)
+        # A pure function of the catalogue and these words, which are the same from one request to the next.
+        self._plan = lru_cache(maxsize=_CACHED_PLANS)(self._make_plan)
         self._open: dict[str, Callable[[Request], Awaitable[None]]] = {
             "/v1/models": self._resources.models,
             "/.well-known/jwks.json": self._resources.jwks,
@@ -99,15 +104,25 @@ class Application:
             raise RequestError(415, "unsupported_media_type", "the body is content-coded: send it as it is")
         body = await request.body()
         parsed = endpoint.parse(body, content_type, context.limits.max_failover_routes)
-        plan = make_plan(
-            context.catalogue,
-            parse_route(parsed.model, param="model", region=parsed.region, provider=parsed.provider),
-            [parse_route(route, param=f"failover[{n}]") for n, route in enumerate(parsed.failover)],
-            endpoint.model_type,
-        )
+        plan = self._plan(endpoint.model_type, parsed.model, parsed.region, parsed.provider, parsed.failover)
         if context.issuer.saturated:
             raise RequestError(503, "service_unavailable", "too many receipts wait for the store", retry_after_s=2)
         await Exchange(context, request, caller, endpoint, options, body, parsed, plan).run()
+
+    def _make_plan(
+        self,
+        model_type: ModelType,
+        model: str,
+        region: str | None,
+        provider: str | None,
+        failover: tuple[str, ...],
+    ) -> Plan:
+        return make_plan(
+            self._context.catalogue,
+            parse_route(model, param="model", region=region, provider=provider),
+            [parse_route(route, param=f"failover[{n}]") for n, route in enumerate(failover)],
+            model_type,
+        )
 
     async def _admit(self, request: Request, *methods: str) -> ApiKey:
         """Authenticate before anything else is looked at, count the request, then look at its method."""

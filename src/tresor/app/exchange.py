@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
-from uuid import uuid4
 
 import msgspec
 
@@ -23,6 +22,7 @@ from tresor.app.options import ExchangeOptions
 from tresor.encodings import digest_string, rfc3339
 from tresor.errors import AttemptReason, RequestError, StoreUnavailableError, UpstreamError
 from tresor.receipts.claims import SCHEMA, Attempt, AttemptOutcome, Outcome, ReceiptDraft, ReceiptType
+from tresor.receipts.ids import new_receipt_id
 from tresor.receipts.recorder import StreamPhase, StreamRecorder, Usage, splice_answer
 from tresor.routing.catalogue import ModelType, Route
 from tresor.routing.plan import Plan
@@ -167,7 +167,7 @@ class Exchange:
         self._request_digest = digest_string(body)
         self._upstream_request_digest: str | None = None
         self._upstream_response_digest: str | None = None
-        self._receipt_id = str(uuid4())
+        self._receipt_id = str(new_receipt_id())
         self._tries: list[_Try] = []
         self._recorder: StreamRecorder | None = None
         self._streaming = False
@@ -477,6 +477,8 @@ class Exchange:
 
 async def _read_trailing(connection: UpstreamConnection, recorder: StreamRecorder) -> None:
     """Read what comes behind `[DONE]`: hashed, never sent on.  Mostly nothing, in the same segment."""
+    if connection.finished:
+        return
     try:
         async with asyncio.timeout(_TRAILING_S):
             while data := await connection.read():

@@ -3,6 +3,7 @@
 Labels are routes and outcomes from closed lists; nothing a caller sent ever becomes one.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -40,38 +41,38 @@ class Metrics:
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
             registry=registry,
         )
-        # `labels` locks and looks up at every call; the counters of this process are few and never go away.
-        self._children: dict[tuple[Counter, str, str], Counter] = {}
+        # Added up here and handed on once a second by `flush`: a counter shared with other processes locks at every call.
+        self._pending: dict[tuple[Counter, str, str], int] = defaultdict(int)
 
     def response(self, endpoint: str, status: int) -> None:
         """Count a response."""
-        self._child(self._responses, endpoint, str(status)).inc()
+        self._pending[self._responses, endpoint, str(status)] += 1
 
     def exchange(self, route: str, outcome: str) -> None:
         """Count an exchange that ended."""
-        self._child(self._exchanges, route, outcome).inc()
+        self._pending[self._exchanges, route, outcome] += 1
 
     def attempt(self, route: str, reason: str | None) -> None:
         """Count a try; `reason` is None for the one that served."""
-        self._child(self._attempts, route, reason or "served").inc()
+        self._pending[self._attempts, route, reason or "served"] += 1
 
     def tokens(self, route: str, prompt: int | None, completion: int | None) -> None:
         """Count tokens an upstream reported."""
         if prompt:
-            self._child(self._tokens, route, "prompt").inc(prompt)
+            self._pending[self._tokens, route, "prompt"] += prompt
         if completion:
-            self._child(self._tokens, route, "completion").inc(completion)
+            self._pending[self._tokens, route, "completion"] += completion
 
     def receipt_group(self, size: int, seconds: float) -> None:
         """Note a group of receipts that became durable."""
         self._group_size.observe(size)
         self._group_seconds.observe(seconds)
 
-    def _child(self, counter: Counter, first: str, second: str) -> Counter:
-        child = self._children.get((counter, first, second))
-        if child is None:
-            child = self._children[counter, first, second] = counter.labels(first, second)
-        return child
+    def flush(self) -> None:
+        """Hand on what was counted since the last time."""
+        for (counter, first, second), amount in self._pending.items():
+            counter.labels(first, second).inc(amount)
+        self._pending.clear()
 
 
 def collect(folder: Path) -> bytes:

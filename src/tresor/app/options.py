@@ -12,6 +12,9 @@ from tresor.limits import Limits
 __all__ = ["CLAIM_NAMES", "ExchangeOptions", "parse_options"]
 
 CLAIM_NAMES: Final = frozenset({"cpu_tee", "gpu_tee", "tcb", "workload"})
+_HEADERS: Final = frozenset(
+    {"x-tresor-receipt", "x-tresor-nonce", "x-tresor-timeout-seconds", "x-tresor-require-attestation"}
+)
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
 _DECIMAL = re.compile(r"\d{1,9}(?:\.\d{1,9})?\Z")
 
@@ -39,6 +42,8 @@ def parse_options(headers: Mapping[str, str], limits: Limits) -> ExchangeOptions
     Raises:
         RequestError: 400 `invalid_field`; a wish that is not understood is never dropped.
     """
+    if _HEADERS.isdisjoint(headers):
+        return ExchangeOptions(True, limits.default_timeout_s, None, frozenset())
     receipt = headers.get("x-tresor-receipt", "true").lower()
     if receipt not in ("true", "false"):
         raise _invalid("X-Tresor-Receipt", "true or false")

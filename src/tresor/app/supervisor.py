@@ -110,6 +110,7 @@ class _Supervisor:
             for number in range(self._server.workers)
         ]
         upkeep = asyncio.create_task(self._upkeep(store))
+        turning_away = asyncio.create_task(self._turn_away(sock))
         sys.stdout.write(f"tresor: listening on {self._loaded.public_origin} ({host} port {port})\n")
         sys.stdout.flush()
         started = await asyncio.gather(*keepers)
@@ -118,14 +119,24 @@ class _Supervisor:
             await metrics.drain(0.0)
         if self._metrics_folder is not None:
             shutil.rmtree(self._metrics_folder, ignore_errors=True)
-        sock.close()
+        await turning_away
         os.close(parent_end)
         store.close()
         return 0 if all(started) else 1
 
+    async def _turn_away(self, sock: socket.socket) -> None:
+        """Let go of the port once the router is stopping: a caller whom nobody will serve must not wait."""
+        await self._stopping.wait()
+        sock.close()
+
     async def _keep_worker(self, number: int, socket_fd: int, lifeline_fd: int) -> bool:
-        """Run a worker, and another when it dies; return whether it could be started at all."""
+        """Run a worker, and another when it dies; return whether it could be started at all.
+
+        One that cannot start the first time has a message for the operator, and the router ends.  Later the cause is a
+        fault that may pass, such as a full disk, and the other workers go on.
+        """
         backoff_s = 0.1
+        ever_ready = False
         while not self._stopping.is_set():
             began = time.monotonic()
             process, ready = await self._spawn(socket_fd, lifeline_fd)
@@ -137,7 +148,9 @@ class _Supervisor:
                 await self._end(process, ended)
                 return True
             stopping.cancel()
-            if not ready.is_set():
+            ever_ready = ever_ready or ready.is_set()
+            killed = process.returncode is not None and process.returncode < 0
+            if not ever_ready and not killed:
                 self._stopping.set()
                 return False
             _log.error("worker died", extra={"worker": number, "exit_code": process.returncode})

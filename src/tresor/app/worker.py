@@ -90,6 +90,7 @@ async def _serve(loaded: LoadedSettings, socket_fd: int, lifeline_fd: int, ready
     await stop.wait()
     context.draining = True
     await listener.drain(server.drain_timeout_s)
+    context.metrics.flush()
     upkeep.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await upkeep
@@ -141,8 +142,9 @@ async def _upkeep(context: Context) -> None:
     while True:
         await asyncio.sleep(_UPKEEP_S)
         turn += 1
+        context.metrics.flush()
         try:
-            await asyncio.to_thread(context.issuer.consider_rotation)
+            await context.issuer.consider_rotation()
             await asyncio.to_thread(context.store.check)
             context.store_ok = True
         except StoreUnavailableError as error:

@@ -142,7 +142,7 @@ class ReceiptReport:
 def _claim_lines(claims: ReceiptClaims) -> Iterator[str]:
     yield _field("Receipt ID", claims.jti)
     yield _field("Issuer", claims.iss)
-    yield _field("Issued at", rfc3339(claims.iat))
+    yield _field("Issued at", rfc3339(claims.iat).replace(".000Z", "Z"))
     yield _field("Number", f"{claims.seq} of its key")
     yield _field("Requested route", claims.requested_route)
     yield _field("Routed model", f"{claims.routed_model or 'none'}{' (failover)' if claims.failover else ''}")

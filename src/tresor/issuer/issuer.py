@@ -1,24 +1,25 @@
-"""`ReceiptIssuer`: one thread that numbers, signs and stores the receipts of a process, in groups.
+"""`ReceiptIssuer`: numbers, signs and stores the receipts of a process, in groups.
 
-All exchanges that end while a group is being flushed wait together for the next flush.  A number is given out only when
-its receipt is signed, and counts only once the group is durable: a group that fails takes its numbers back, so `seq` has
-no holes, and nobody has seen a token of it.  Implements docs/spec/receipt.md sections 3 (`seq`, `iat`) and 6 (rotation).
+A receipt is signed when its exchange ends, with the number that is next if all goes well.  All receipts that end while a
+group is being flushed go into the store together with the next one.  A number counts only once its group is durable: a
+group that fails gives its numbers back, and what was numbered behind it is signed again before it is stored.  So `seq` has
+no holes, and nobody has seen a token that was not stored.  All state belongs to the event loop; one thread does nothing but
+wait for the store.  Implements docs/spec/receipt.md sections 3 (`seq`, `iat`) and 6 (rotation).
 """
 
 import asyncio
 import logging
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum, auto
-from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tresor.errors import KeyFileError, StoreUnavailableError, TresorError
+from tresor.errors import KeyFileError, StoreUnavailableError
 from tresor.issuer.key_files import KeySlot
 from tresor.jose.jwk import Jwk, public_jwk
 from tresor.jose.jws import encode_protected_header, sign_compact
@@ -29,33 +30,30 @@ __all__ = ["ReceiptIssuer", "key_set"]
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _MAX_GROUP: Final = 256
 _GATHER_S: Final = 0.002
-"""Pause before the next flush while exchanges end faster than one at a time; it makes groups larger and flushes fewer."""
+"""Pause between two groups while receipts come in faster than one at a time: larger groups, fewer flushes."""
 _DAY_S: Final = 86_400
-
-
-class _Command(Enum):
-    ROTATE = auto()
-    STOP = auto()
-
-
-@dataclass(slots=True, repr=False)
-class _Pending:
-    draft: ReceiptDraft
-    customer_id: int
-    durable: asyncio.Future[None]
 
 
 @dataclass(slots=True, repr=False)
 class _Signer:
-    """The key that signs now.  `last_seq` is that of the last durable receipt."""
+    """The key that signs now.  `last_seq` is the number of the last durable receipt."""
 
     kid: str
     private_key: ec.EllipticCurvePrivateKey
     protected_header: bytes
     created_at: int
     last_seq: int
+
+
+@dataclass(slots=True, repr=False)
+class _Pending:
+    draft: ReceiptDraft
+    receipt: NewReceipt
+    durable: asyncio.Future[None]
 
 
 class ReceiptIssuer:
@@ -89,22 +87,25 @@ class ReceiptIssuer:
         self._rotation_s = rotation_days * _DAY_S
         self._on_group = on_group
         self._clock = clock
-        self._queue: SimpleQueue[_Pending | _Command] = SimpleQueue()
-        self._rotate = threading.Event()
+        self._signer = self._first_signer()
+        self._last_given = self._signer.last_seq
+        self._waiting: deque[_Pending] = deque()
+        self._work = asyncio.Event()
+        self._closing = False
+        self._rotate = False
         self._rotation_handled = 0
         self._in_doubt = False
-        self._signer = self._first_signer()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="receipt-issuer", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="receipts")
+        self._task = self._loop.create_task(self._run())
 
     def __repr__(self) -> str:
-        return f"<ReceiptIssuer {self._signer.kid} waiting={self._queue.qsize()}>"
+        return f"<ReceiptIssuer {self._signer.kid} waiting={len(self._waiting)}>"
 
     @property
     def saturated(self) -> bool:
         """Whether so many receipts wait that no further exchange should begin."""
-        return self._queue.qsize() >= self._max_pending
+        return len(self._waiting) >= self._max_pending
 
     @property
     def kid(self) -> str:
@@ -118,89 +119,106 @@ class ReceiptIssuer:
             A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it does
             not stop the receipt.
         """
+        self._last_given += 1
+        receipt = _sign(self._signer, draft, customer_id, int(self._clock()), self._last_given)
         durable = self._loop.create_future()
-        self._queue.put(_Pending(draft, customer_id, durable))
+        self._waiting.append(_Pending(draft, receipt, durable))
+        self._work.set()
         return durable
 
-    def consider_rotation(self) -> None:
-        """Replace the key if its age or an operator asks for it; blocking, called about once a second."""
-        asked_at = self._store.rotation_requested_at()
+    async def consider_rotation(self) -> None:
+        """Replace the key if its age or an operator asks for it; called about once a second.
+
+        Raises:
+            StoreUnavailableError: the store cannot say whether one was asked for.
+        """
+        asked_at = await asyncio.to_thread(self._store.rotation_requested_at)
         asked = asked_at >= self._signer.created_at and asked_at != self._rotation_handled
         aged = self._rotation_s > 0 and self._clock() - self._signer.created_at >= self._rotation_s
         if asked or aged:
             self._rotation_handled = asked_at
-            self._rotate.set()
-            self._queue.put(_Command.ROTATE)
+            self._rotate = True
+            self._work.set()
 
     async def close(self) -> None:
         """Store what waits, and stop."""
-        self._queue.put(_Command.STOP)
-        await asyncio.to_thread(self._thread.join)
+        self._closing = True
+        self._work.set()
+        await self._task
+        self._thread.shutdown()
 
-    def _run(self) -> None:
+    async def _run(self) -> None:
         while True:
-            first = self._queue.get()
-            if first is _Command.STOP:
-                return
-            group, stop = self._gather(first)
-            if self._rotate.is_set():
-                self._replace_signer()
-            if group:
-                self._loop.call_soon_threadsafe(_settle, group, self._store_group(group))
-            if stop:
-                return
+            await self._work.wait()
+            if self._rotate:
+                await self._replace_signer()
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._work.clear()
+                continue
+            count = min(len(self._waiting), _MAX_GROUP)
+            await self._store_group([self._waiting.popleft() for _ in range(count)])
+            if self._waiting and not self._closing:
+                await asyncio.sleep(_GATHER_S)
 
-    def _gather(self, first: _Pending | _Command) -> tuple[list[_Pending], bool]:
-        """Return the receipts that wait by now, and whether the issuer is to stop behind them."""
-        if not self._queue.empty():
-            time.sleep(_GATHER_S)
-        group = [first] if isinstance(first, _Pending) else []
-        while len(group) < _MAX_GROUP:
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                break
-            if item is _Command.STOP:
-                return group, True
-            if isinstance(item, _Pending):
-                group.append(item)
-        return group, False
-
-    def _store_group(self, group: list[_Pending]) -> TresorError | None:
+    async def _store_group(self, group: list[_Pending]) -> None:
         began = time.perf_counter()
+        fault: StoreUnavailableError | None = None
         try:
             if self._in_doubt:
-                self._signer.last_seq = self._registered(self._signer.private_key).last_seq
+                known = await self._in_thread(self._register, self._signer.private_key)
+                self._signer.last_seq = known.last_seq
                 self._in_doubt = False
-            signer = self._signer
-            now = int(self._clock())
-            receipts = [
-                self._sign(signer, pending, now, seq) for seq, pending in enumerate(group, start=signer.last_seq + 1)
-            ]
-            self._store.append_receipts(receipts)
+            await self._in_thread(self._store.append_receipts, self._in_order(group))
         except StoreUnavailableError as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 - whatever it was, the exchanges that wait must hear of it
+            fault = StoreUnavailableError(f"the receipts could not be stored: {type(error).__name__}")
+        if fault is None:
+            self._signer.last_seq += len(group)
+            self._on_group(len(group), time.perf_counter() - began)
+        else:
             self._in_doubt = True
-            _log.error("receipts not stored", extra={"receipts": len(group), "fault": str(error)})
-            return error
-        except Exception:  # whatever it was, the exchanges that wait must hear of it
-            self._in_doubt = True
-            _log.exception("receipts not stored")
-            return StoreUnavailableError("the receipt could not be made")
-        signer.last_seq += len(group)
-        self._on_group(len(group), time.perf_counter() - began)
-        return None
+            _log.error("receipts not stored", extra={"receipts": len(group), "fault": str(fault)})
+        self._last_given = self._signer.last_seq + len(self._waiting)
+        for pending in group:
+            if not pending.durable.done():
+                if fault is None:
+                    pending.durable.set_result(None)
+                else:
+                    pending.durable.set_exception(fault)
 
-    @staticmethod
-    def _sign(signer: _Signer, pending: _Pending, now: int, seq: int) -> NewReceipt:
-        claims = complete_draft(pending.draft, iat=now, seq=seq)
-        return NewReceipt(
-            id=UUID(claims.jti),
-            customer_id=pending.customer_id,
-            kid=signer.kid,
-            seq=seq,
-            issued_at=now,
-            token=sign_compact(signer.private_key, signer.protected_header, encode_claims(claims)),
-        )
+    def _in_order(self, group: list[_Pending]) -> list[NewReceipt]:
+        """Return the group's receipts, numbered on from the last durable one.
+
+        After a group that failed, and after a rotation, the numbers given ahead are not the next ones any more.
+        """
+        signer = self._signer
+        receipts = []
+        for seq, pending in enumerate(group, start=signer.last_seq + 1):
+            receipt = pending.receipt
+            if receipt.seq != seq or receipt.kid != signer.kid:
+                receipt = _sign(signer, pending.draft, receipt.customer_id, receipt.issued_at, seq)
+            receipts.append(receipt)
+        return receipts
+
+    async def _replace_signer(self) -> None:
+        """Rotate between two groups: the new key is known to the store before it signs, the old one stays known."""
+        self._rotate = False
+        old = self._signer
+        try:
+            self._signer = await self._in_thread(self._make_signer)
+            self._last_given = self._signer.last_seq + len(self._waiting)
+            self._in_doubt = False
+            await self._in_thread(lambda: self._store.retire_signing_key(old.kid, now=int(self._clock())))
+        except (KeyFileError, StoreUnavailableError) as error:
+            _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
+        else:
+            _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await self._loop.run_in_executor(self._thread, call, *arguments)
 
     def _first_signer(self) -> _Signer:
         """Go on with the key of this slot if the store knows it and it is not retired; otherwise make one.
@@ -212,44 +230,38 @@ class ReceiptIssuer:
             kid = public_jwk(private_key.public_key()).kid
             known = next((key for key in self._store.signing_keys() if key.kid == kid), None)
             if known is not None and known.retired_at is None:
-                return self._signer_of(private_key)
-        return self._signer_of(self._slot.make())
+                return _signer(private_key, known)
+        return self._make_signer()
 
-    def _replace_signer(self) -> None:
-        """Rotate between two groups: the new key is known to the store before it signs, the old one stays known."""
-        old = self._signer
-        self._rotate.clear()
-        try:
-            self._signer = self._signer_of(self._slot.make())
-            self._in_doubt = False
-            self._store.retire_signing_key(old.kid, now=int(self._clock()))
-        except (KeyFileError, StoreUnavailableError) as error:
-            _log.error("signing key not replaced or not retired", extra={"kid": old.kid, "fault": str(error)})
-        else:
-            _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})
+    def _make_signer(self) -> _Signer:
+        private_key = self._slot.make()
+        return _signer(private_key, self._register(private_key))
 
-    def _signer_of(self, private_key: ec.EllipticCurvePrivateKey) -> _Signer:
-        known = self._registered(private_key)
-        return _Signer(
-            kid=known.kid,
-            private_key=private_key,
-            protected_header=encode_protected_header(known.kid),
-            created_at=known.created_at,
-            last_seq=known.last_seq,
-        )
-
-    def _registered(self, private_key: ec.EllipticCurvePrivateKey) -> SigningKey:
+    def _register(self, private_key: ec.EllipticCurvePrivateKey) -> SigningKey:
         jwk = public_jwk(private_key.public_key())
         return self._store.register_signing_key(jwk.kid, jwk.x, jwk.y, now=int(self._clock()))
 
 
-def _settle(group: list[_Pending], error: TresorError | None) -> None:
-    for pending in group:
-        if not pending.durable.done():
-            if error is None:
-                pending.durable.set_result(None)
-            else:
-                pending.durable.set_exception(error)
+def _signer(private_key: ec.EllipticCurvePrivateKey, known: SigningKey) -> _Signer:
+    return _Signer(
+        kid=known.kid,
+        private_key=private_key,
+        protected_header=encode_protected_header(known.kid),
+        created_at=known.created_at,
+        last_seq=known.last_seq,
+    )
+
+
+def _sign(signer: _Signer, draft: ReceiptDraft, customer_id: int, now: int, seq: int) -> NewReceipt:
+    claims = complete_draft(draft, iat=now, seq=seq)
+    return NewReceipt(
+        id=UUID(claims.jti),
+        customer_id=customer_id,
+        kid=signer.kid,
+        seq=seq,
+        issued_at=now,
+        token=sign_compact(signer.private_key, signer.protected_header, encode_claims(claims)),
+    )
 
 
 def key_set(store: Store) -> list[Jwk]:

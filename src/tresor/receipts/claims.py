@@ -136,32 +136,35 @@ def _check_started_at(text: str) -> None:
 
 
 def _check_consistency(claims: ReceiptClaims) -> None:
-    """Check what docs/spec/receipt.md section 4 promises of the claims together, rule by rule in its order."""
-    attempts, outcome = claims.attempts, claims.outcome
-    served = [attempt for attempt in attempts if attempt.outcome == "served"]
-    served_route = served[0].route if served else None
+    """Check what docs/spec/receipt.md section 4.4 promises of the claims together, rule by rule in its order."""
+    attempts, outcome, routed = claims.attempts, claims.outcome, claims.routed_model is not None
+    last = attempts[-1] if attempts else None
+    served = last is not None and last.outcome == "served"
+    answered = (
+        last is not None
+        and last.route == claims.routed_model
+        and last.prompt_sent
+        and last.status is not None
+        and claims.upstream_response_digest is not None
+    )
     prompt_sent = any(attempt.prompt_sent for attempt in attempts)
+    silent = claims.response_digest == _EMPTY_DIGEST and not routed
     rules = (
         (all(a.outcome == "failed" for a in attempts[:-1]), "an attempt follows one that did not fail"),
-        (claims.routed_model == served_route, "routed_model is not the route that served"),
-        (all(a.prompt_sent and a.status is not None for a in served), "an attempt served without prompt or status"),
-        (all(a.reason is not None for a in attempts if a.outcome != "served"), "an attempt failed for no reason"),
         (
-            outcome not in ("complete", "upstream_aborted") or bool(served),
-            f"outcome is {outcome} and no attempt served",
+            all((a.reason is None) == (a.outcome == "served") for a in attempts),
+            "reason is null where an attempt failed, or is not where it served",
         ),
-        (outcome != "complete" or all(a.reason is None for a in served), "outcome is complete and the attempt was not"),
-        (outcome != "refused" or not served, "outcome is refused and an attempt served"),
-        (outcome == "client_disconnected" or claims.status is not None, f"outcome is {outcome} without a status"),
-        (claims.status is not None or claims.response_digest == _EMPTY_DIGEST, "a response without a status"),
-        (outcome != "complete" or claims.response_digest != _EMPTY_DIGEST, "response_digest is that of nothing"),
+        (served == (outcome == "complete"), f"outcome is {outcome} and the last attempt says otherwise"),
+        (last is None or last.outcome != "rejected" or outcome == "refused", f"rejected, and outcome is {outcome}"),
+        (answered or not routed, "routed_model is not a route that answered in the last attempt"),
+        (routed or outcome in ("refused", "client_disconnected"), f"outcome is {outcome} and no route answered"),
+        (not routed or outcome != "refused", "outcome is refused and a route answered"),
+        (claims.status is not None or outcome == "client_disconnected", f"outcome is {outcome} without a status"),
+        (claims.status is not None or silent, "something was sent without a status"),
         (claims.request_digest != _EMPTY_DIGEST, "request_digest is that of nothing"),
-        (
-            prompt_sent == (claims.upstream_request_digest is not None),
-            "upstream_request_digest and prompt_sent disagree",
-        ),
+        ((claims.upstream_request_digest is None) != prompt_sent, "upstream_request_digest and prompt_sent disagree"),
         (prompt_sent or claims.upstream_response_digest is None, "an upstream answered to nothing"),
-        (not served or claims.upstream_response_digest is not None, "an attempt served without a response"),
     )
     for holds, contradiction in rules:
         if not holds:

@@ -15,6 +15,7 @@ without a finish chunk, is broken, and whoever relays it says so to the caller (
 """
 
 import hashlib
+import re
 from enum import Enum, auto
 from typing import Any
 
@@ -30,6 +31,12 @@ _DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 _TRESOR = frozenset({"tresor"})
+_RUN_BYTES = 16 * 1024
+_OVERLAP_BYTES = 32  # longer than anything the patterns match
+_TELLING = tuple(
+    re.compile(pattern)
+    for pattern in (rb'finish_reason(?!": ?null)', rb'"usage"(?!: ?null)', rb'"error"', rb"\[DONE\]", rb"\\u00")
+)
 _MAX_COUNT = 1 << 53
 
 
@@ -125,6 +132,7 @@ class StreamRecorder:
         self._finish_event = b""  # the first of what is held in HOLDING, with the `tresor` member
         self._done_event = _DONE_EVENT
         self._finished: set[int] = set()
+        self._run_bytes = min(_RUN_BYTES, max_event_bytes)  # no event in a run is longer than an event may be
 
     def __repr__(self) -> str:
         return f"<StreamRecorder {self.phase.name} held={self._held_bytes} fault={self.fault and self.fault.reason}>"
@@ -147,11 +155,7 @@ class StreamRecorder:
         self._received.update(data)
         if self._is_over():
             return b""
-        block = self._splitter.feed(data)
-        if self.phase is StreamPhase.CONTENT and len(block) <= self._max_event_bytes and _is_plain_content(block):
-            out = block
-        else:
-            out = self._events(split_events(block))
+        out = self._pass(self._splitter.feed(data))
         self._sent.update(out)
         if not self._is_over() and self._splitter.waiting > self._max_event_bytes:
             self.fault = self._too_long()
@@ -195,6 +199,22 @@ class StreamRecorder:
         """Return a comment line that keeps a silent connection alive."""
         self._sent.update(_KEEP_ALIVE)
         return _KEEP_ALIVE
+
+    def _pass(self, block: bytes) -> bytes:
+        """Let whole events through: runs of plain content in one piece, all others one by one."""
+        if b"\r" in block:
+            return self._events(split_events(block))
+        out: list[bytes] = []
+        at = 0
+        while at < len(block) and not self._is_over():
+            if self.phase is StreamPhase.CONTENT and (end := _end_of_plain_content(block, at, self._run_bytes)) > at:
+                out.append(block[at:end])
+            else:
+                boundary = block.find(b"\n\n", at)
+                end = len(block) if boundary < 0 else boundary + 2
+                out.append(self._events(split_events(block[at:end])))
+            at = end
+        return b"".join(out)
 
     def _is_over(self) -> bool:
         return self.fault is not None or self.phase is StreamPhase.DONE
@@ -301,19 +321,18 @@ def _is_readable(data: bytes) -> bool:
     return True
 
 
-def _is_plain_content(block: bytes) -> bool:
-    """Whether no event of `block` needs a look: no finish, usage, error, `[DONE]`, and no name hidden by an escape.
+def _end_of_plain_content(block: bytes, at: int, run_bytes: int) -> int:
+    """Return where the run of events ends, from `at`, that need no look: no finish, usage, error, `[DONE]`, no `\\u00`.
 
-    Inside a JSON string every quotation mark is escaped, so `"finish_reason":null` can only be a member.
+    Inside a JSON string every quotation mark is escaped, so what the patterns look for can only be a member; `\\u00` could
+    hide a letter of its name.  The run is bounded, so that many events that do need a look cost no quadratic time.
     """
-    return (
-        b"[DONE]" not in block
-        and b'"error"' not in block
-        and b"\\u00" not in block
-        and block.count(b"finish_reason")
-        == block.count(b'"finish_reason":null') + block.count(b'"finish_reason": null')
-        and block.count(b'"usage"') == block.count(b'"usage":null') + block.count(b'"usage": null')
-    )
+    upto = min(len(block), at + run_bytes)
+    for pattern in _TELLING:
+        if (match := pattern.search(block, at, upto + _OVERLAP_BYTES)) is not None:
+            upto = min(upto, match.start())
+    boundary = block.rfind(b"\n\n", at, upto)
+    return at if boundary < 0 else boundary + 2
 
 
 def _splice_object(body: bytes, extension: bytes, *, replace: bool) -> bytes:

@@ -11,6 +11,8 @@ from tresor.errors import RequestError
 __all__ = ["JSON", "IncomingBody", "Request", "ResponseSink"]
 
 JSON: Final = "application/json"
+_MAX_HEADER_NAMES: Final = 256
+_header_names: dict[bytes, str] = {}  # as callers spell them -> lower case
 _STATUS_LINE: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -99,6 +101,7 @@ class Request:
     __slots__ = (
         "_query",
         "_sink",
+        "_unsent_head",
         "extra_headers",
         "gone",
         "headers",
@@ -114,6 +117,7 @@ class Request:
     def __init__(self, sink: ResponseSink, request_id: str) -> None:
         self._sink = sink
         self._query = ""
+        self._unsent_head = b""
         self.id = request_id
         self.method = ""
         self.path = ""
@@ -157,16 +161,17 @@ class Request:
         self._sink.response_complete()
 
     def start_stream(self, status: int, content_type: str, headers: str = "") -> None:
-        """Send the head of a response whose body follows in pieces."""
+        """Begin a response whose body follows in pieces; its head leaves with the first of them."""
         coding = "Transfer-Encoding: chunked\r\n"
         if self.version == "1.0":  # which knows no chunks: the end of the connection ends the body
             coding = ""
             self.keep_alive = False
-        self._sink.write(self._head(status, f"Content-Type: {content_type}\r\n{coding}{headers}"))
+        self._unsent_head = self._head(status, f"Content-Type: {content_type}\r\n{coding}{headers}")
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, not empty."""
-        self._sink.write(data if self.version == "1.0" else b"%x\r\n%b\r\n" % (len(data), data))
+        head, self._unsent_head = self._unsent_head, b""
+        self._sink.write(head + data if self.version == "1.0" else b"%b%x\r\n%b\r\n" % (head, len(data), data))
 
     async def drain(self) -> None:
         """Wait until the caller has taken most of what was sent."""
@@ -174,12 +179,19 @@ class Request:
 
     def finish_stream(self, data: bytes) -> None:
         """Send the last piece of the body, not empty, and its end."""
-        self._sink.write(data if self.version == "1.0" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        head, self._unsent_head = self._unsent_head, b""
+        framed = head + data if self.version == "1.0" else b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(data), data)
+        self._sink.write(framed)
         self._sink.response_complete()
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Take a header field."""
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key = _header_names.get(name)
+        if key is None:
+            key = name.decode("latin-1").lower()
+            if len(_header_names) < _MAX_HEADER_NAMES:
+                _header_names[name] = key
+        text = value.decode("latin-1")
         known = self.headers.get(key)
         self.headers[key] = text if known is None else f"{known}, {text}"
 

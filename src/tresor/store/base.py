@@ -122,11 +122,7 @@ class Store(Protocol):
     # Receipts.
 
     def append_receipts(self, receipts: Sequence[NewReceipt]) -> None:
-        """Append receipts of one signing key, all or none.
-
-        Their `seq` must follow the key's `last_seq` without a gap; otherwise another process uses the same key, and
-        `StoreUnavailableError` is raised.
-        """
+        """Append receipts of one registered signing key, all or none; no number of a key is ever taken twice."""
 
     def find_receipt(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
         """Return a customer's receipt.  Unknown and foreign ids take the same path through the same index."""

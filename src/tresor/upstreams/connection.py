@@ -66,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_complete = False
         self._body: list[bytes] = []
+        self.on_body = self._body.append  # called by the parser for every chunk of a stream
         self._body_bytes = 0
         self._message_complete = True
         self._paused = False
@@ -97,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_complete = self._message_complete = False
         self.on_silence = None
-        self._transport.writelines((head, body))
+        self._transport.write(head + body)
 
     async def read_head(self) -> ResponseHead:
         """Return the head of the answer.
@@ -147,9 +148,18 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a further exchange may go over this connection: the last one is whole, and nothing came behind it."""
         if self._transport is None or self._transport.is_closing() or self._error is not None:
             return False
-        if not self._message_complete or self._body or not self._keep_alive:
+        return self._message_complete and not self._body and self._keep_alive
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has been read to its end."""
+        return self._message_complete and not self._body
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing lies in the socket that has not been read yet: a FIN, or bytes nobody asked for."""
+        if self._transport is None:
             return False
-        # A FIN, or bytes nobody asked for, may lie in the socket and not have been read yet.
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poll.poll(0)
@@ -182,7 +192,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._message_complete:  # nobody asked: the connection is of no further use
             self.abort()
             return
-        if not self._head_complete:
+        if self._head_complete:
+            self._body_bytes += len(data)  # framing included: a bound for what is held, no count
+        else:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -193,7 +205,9 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._head_complete and self._head_bytes > self._limits.max_head_bytes:
             self._fail("invalid_response", f"the head of the answer is larger than {self._limits.max_head_bytes} bytes")
             self.abort()
-        elif self._body_bytes > _READ_HIGH_WATER and not self._paused and self._transport is not None:
+        elif self._body:
+            self._wake()
+        if self._body_bytes > _READ_HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
@@ -212,12 +226,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._wake()
         else:
             self._head.headers.clear()
-
-    def on_body(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        self._body.append(data)
-        self._body_bytes += len(data)
-        self._wake()
 
     def on_message_complete(self) -> None:
         """Take note of the body's end."""

@@ -90,7 +90,7 @@ class UpstreamPool:
         """
         while self._idle:
             connection = self._idle.pop()
-            if connection.reusable:
+            if connection.reusable and connection.quiet:
                 return connection
             connection.abort()
         return await self._connect(deadline)
@@ -117,7 +117,7 @@ class UpstreamPool:
 
     async def probe(self) -> None:
         """Note whether the upstream can be reached, and keep the connection that showed it."""
-        if self._idle:
+        if any(connection.reusable for connection in self._idle):  # those whose peer has gone stay until they are swept
             self.reachable = True
             return
         try:

@@ -25,7 +25,7 @@ __all__ = [
     "replace_value",
 ]
 
-_SPACE = re.compile(r"[ \t\n\r]*").match
+_SPACE = re.compile(r"[ \t\n\r]*")
 # Documented nowhere, but the two halves of every json.loads since Python 2.6; the typeshed knows neither.
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]
 _scan_value: Callable[[str, int], tuple[JsonValue, int]] = JSONDecoder(
@@ -81,10 +81,10 @@ def parse_members(data: bytes) -> Members:
 
 def _parse(text: str) -> Members:
     members: dict[str, Member] = {}
-    at = _SPACE(text, 0).end()  # type: ignore[union-attr]
+    at = _skip(text, 0)
     if text[at : at + 1] != "{":
         raise JsonError("not a JSON object")
-    at = _SPACE(text, at + 1).end()  # type: ignore[union-attr]
+    at = _skip(text, at + 1)
     if text[at : at + 1] == "}":
         return Members(text, members, _end(text, at))
     while True:
@@ -92,26 +92,34 @@ def _parse(text: str) -> Members:
             raise JsonError(f"expected a member name at character {at}")
         name_start = at
         name, at = _scan_string(text, at + 1, True)
-        at = _SPACE(text, at).end()  # type: ignore[union-attr]
+        at = _skip(text, at)
         if text[at : at + 1] != ":":
             raise JsonError(f"expected ':' at character {at}")
-        value_start = _SPACE(text, at + 1).end()  # type: ignore[union-attr]
+        value_start = _skip(text, at + 1)
         value, value_end = _scan_value(text, value_start)
         if name in members:
             raise JsonError(f"member name {name[:64]!r} stands twice in one object")
         members[name] = Member(value, name_start, value_start, value_end)
-        at = _SPACE(text, value_end).end()  # type: ignore[union-attr]
+        at = _skip(text, value_end)
         match text[at : at + 1]:
             case ",":
-                at = _SPACE(text, at + 1).end()  # type: ignore[union-attr]
+                at = _skip(text, at + 1)
             case "}":
                 return Members(text, members, _end(text, at))
             case _:
                 raise JsonError(f"expected ',' or '}}' at character {at}")
 
 
+def _skip(text: str, at: int) -> int:
+    """Return where the white space that may stand at `at` ends."""
+    if text[at : at + 1] > " ":  # mostly there is none
+        return at
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
+
+
 def _end(text: str, close: int) -> int:
-    if _SPACE(text, close + 1).end() != len(text):  # type: ignore[union-attr]
+    if _skip(text, close + 1) != len(text):
         raise JsonError(f"more than one value: something stands at character {close + 1}")
     return close
 

@@ -31,13 +31,17 @@ INSERT INTO signing_keys (kid, x, y, created_at) VALUES (:kid, :x, :y, :now)
 ON CONFLICT (kid) DO NOTHING;
 
 -- name: find_signing_key
-SELECT kid, x, y, created_at, retired_at, last_seq FROM signing_keys WHERE kid = :kid;
+SELECT kid, x, y, created_at, retired_at,
+       max(last_seq, coalesce((SELECT max(seq) FROM receipts WHERE key_id = signing_keys.id), 0))
+FROM signing_keys WHERE kid = :kid;
 
 -- name: retire_signing_key
 UPDATE signing_keys SET retired_at = :now WHERE kid = :kid AND retired_at IS NULL;
 
 -- name: signing_keys
-SELECT kid, x, y, created_at, retired_at, last_seq FROM signing_keys ORDER BY id;
+SELECT kid, x, y, created_at, retired_at,
+       max(last_seq, coalesce((SELECT max(seq) FROM receipts WHERE key_id = signing_keys.id), 0))
+FROM signing_keys ORDER BY id;
 
 -- name: request_rotation
 UPDATE rotation SET requested_at = :now;
@@ -45,9 +49,8 @@ UPDATE rotation SET requested_at = :now;
 -- name: rotation_requested_at
 SELECT requested_at FROM rotation;
 
--- name: advance_seq
-UPDATE signing_keys SET last_seq = :last_seq WHERE kid = :kid AND last_seq = :first_seq - 1
-RETURNING id;
+-- name: signing_key_id
+SELECT id FROM signing_keys WHERE kid = :kid;
 
 -- name: append_receipts
 INSERT INTO receipts (id, customer_id, key_id, seq, issued_at, token) VALUES
@@ -62,6 +65,9 @@ SELECT n FROM receipts WHERE id = :id AND customer_id = :customer_id;
 SELECT id, token FROM receipts
 WHERE customer_id = :customer_id AND n < :before
 ORDER BY n DESC LIMIT :limit;
+
+-- name: keep_last_seq
+UPDATE signing_keys SET last_seq = max(last_seq, coalesce((SELECT max(seq) FROM receipts WHERE key_id = signing_keys.id), 0));
 
 -- name: delete_receipts
 DELETE FROM receipts WHERE n IN (

@@ -23,13 +23,13 @@ CREATE TABLE signing_keys (
     y           TEXT    NOT NULL,
     created_at  INTEGER NOT NULL,
     retired_at  INTEGER,
-    last_seq    INTEGER NOT NULL DEFAULT 0
+    last_seq    INTEGER NOT NULL DEFAULT 0         -- of receipts that retention has deleted
 ) STRICT;
 
 -- The row number grows with every receipt: new ones are appended, and the newest come first by it.
 CREATE TABLE receipts (
     n            INTEGER PRIMARY KEY,
-    id           BLOB    NOT NULL,                 -- UUID, 16 bytes
+    id           BLOB    NOT NULL,                 -- UUID, 16 bytes; version 7, so that the index grows at its end
     customer_id  INTEGER NOT NULL,
     key_id       INTEGER NOT NULL,
     seq          INTEGER NOT NULL,
@@ -40,6 +40,7 @@ CREATE TABLE receipts (
 -- Both columns in one index: a foreign receipt and one that never was cost the same look.
 CREATE UNIQUE INDEX receipts_by_id ON receipts (id, customer_id);
 CREATE INDEX receipts_by_customer ON receipts (customer_id, n);
+-- No number twice for one key, whatever goes wrong; and the way to the last one.
 CREATE UNIQUE INDEX receipts_by_seq ON receipts (key_id, seq);
 
 CREATE TABLE permits (
