@@ -228,6 +228,15 @@ def test_what_is_held_is_bounded() -> None:
     assert record([CONTENT + FINISH + b": x\n\n" * 100 + DONE], max_event_bytes=400).fault is not None
 
 
+def test_an_event_without_end_is_given_up_at_the_limit() -> None:
+    recorder = StreamRecorder(extension=EXTENSION, pass_usage=True, max_event_bytes=1000)
+    assert recorder.feed(CONTENT + b"x" * 1000) == CONTENT
+    assert recorder.fault is None
+    recorder.feed(b"x")
+    assert recorder.fault is not None
+    assert recorder.fault.reason == "invalid_response"
+
+
 def test_bytes_behind_a_fault_are_hashed_and_go_nowhere() -> None:
     recorder = StreamRecorder(extension=EXTENSION, pass_usage=True, max_event_bytes=LARGE)
     recorder.feed(sse("no json"))
@@ -353,7 +362,14 @@ def splits(draw: st.DrawFn) -> list[bytes]:
 def all_slow(record_it: Callable[[], Recording]) -> Recording:
     """Record with the fast path switched off."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder_module, "_is_plain_content", lambda _block: False)
+        patch.setattr(recorder_module, "_end_of_plain_content", lambda _block, at, _run_bytes: at)
+        return record_it()
+
+
+def in_short_runs(record_it: Callable[[], Recording]) -> Recording:
+    """Record with a fast path whose runs end inside most events."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder_module, "_RUN_BYTES", 120)
         return record_it()
 
 
@@ -365,6 +381,7 @@ def test_any_split_records_the_same(parts: list[bytes], pass_usage: bool, limit:
     stream = b"".join(parts)
     whole = all_slow(lambda: record([stream], pass_usage=pass_usage, max_event_bytes=limit))
     assert record(parts, pass_usage=pass_usage, max_event_bytes=limit) == whole
+    assert in_short_runs(lambda: record(parts, pass_usage=pass_usage, max_event_bytes=limit)) == whole
     single = record((stream[i : i + 1] for i in range(len(stream))), pass_usage=pass_usage, max_event_bytes=limit)
     assert single == whole
 

@@ -5,8 +5,10 @@ import random
 import re
 import signal
 import threading
+from typing import Self
 
 import psutil  # type: ignore[import-untyped]  # ships no types
+
 from conftest import StartRouter
 from support.router import Router, UpstreamEntry, chat, new_state, wait_until
 from support.upstream import Upstream
@@ -24,7 +26,7 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(6)]
         self.seen: dict[str, bytes | None] = {}  # receipt id: the response, if it came whole
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -1,7 +1,6 @@
 """Processes: several workers on one port, an orderly end, an end that is not, and what is left behind."""
 
 import contextlib
-import os
 import signal
 import socket
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
+
 from conftest import StartRouter
 from support.router import Router, UpstreamEntry, chat, new_state, tresor, wait_until, write_config
 from support.upstream import DONE, Upstream, chunk, finish, silent, stream
@@ -266,7 +266,7 @@ def test_a_new_key_is_used_within_seconds_and_the_old_one_still_verifies(
     wait_until(lambda: router.verify(router.complete().receipt_id).kid != old.kid, "the new key signs")
     assert router.verify(old.claims.jti).kid == old.kid
     assert router.jwks()[old.kid].not_after is not None
-    assert oct(os.stat(router.folder / "receipt-keys" / "slot-0.pem").st_mode & 0o777) == "0o600"
+    assert (router.folder / "receipt-keys" / "slot-0.pem").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+
 from support.router import Router, UpstreamEntry, chat, running_router
 from support.upstream import (
     DONE,
@@ -51,7 +53,7 @@ def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def ask(router: Router, upstream: Upstream, script: Script, **members: object) -> Answer:
+def ask(router: Router, upstream: Upstream, script: Script, **members: Any) -> Answer:
     upstream.reset()
     upstream.script(script)
     return router.complete(chat(stream=True, **members))

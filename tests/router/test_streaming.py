@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
+
 from conftest import StartRouter
 from support.router import Router, UpstreamEntry, chat, wait_until
 from support.upstream import (
@@ -24,7 +25,6 @@ from support.upstream import (
     usage_chunk,
 )
 from support.wire import Wire, request_bytes
-
 from tresor.receipts.claims import ReceiptClaims
 
 COMMENT = b": keep-alive\n\n"

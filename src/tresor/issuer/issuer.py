@@ -33,8 +33,10 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _MAX_GROUP: Final = 256
-_GATHER_S: Final = 0.002
-"""Pause between two groups while receipts come in faster than one at a time: larger groups, fewer flushes."""
+_GATHER_S: Final = 0.003
+"""How long a group may grow before it is flushed."""
+_IDLE_TURN_S: Final = 0.0001
+"""A turn of the loop shorter than this had nothing to do."""
 _DAY_S: Final = 86_400
 
 
@@ -157,10 +159,20 @@ class ReceiptIssuer:
                     return
                 self._work.clear()
                 continue
+            await self._gather()
             count = min(len(self._waiting), _MAX_GROUP)
             await self._store_group([self._waiting.popleft() for _ in range(count)])
-            if self._waiting and not self._closing:
-                await asyncio.sleep(_GATHER_S)
+
+    async def _gather(self) -> None:
+        """Let a group grow while the loop is busy with other exchanges, but not for long: fewer, larger flushes."""
+        now = time.perf_counter()
+        upto = now + _GATHER_S
+        busy = True
+        while busy and now < upto and len(self._waiting) < _MAX_GROUP:
+            began = now
+            await asyncio.sleep(0)  # one turn of the loop
+            now = time.perf_counter()
+            busy = now - began > _IDLE_TURN_S
 
     async def _store_group(self, group: list[_Pending]) -> None:
         began = time.perf_counter()
@@ -213,6 +225,7 @@ class ReceiptIssuer:
             self._in_doubt = False
             await self._in_thread(lambda: self._store.retire_signing_key(old.kid, now=int(self._clock())))
         except (KeyFileError, StoreUnavailableError) as error:
+            self._rotation_handled = 0  # to be tried again
             _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
         else:
             _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})

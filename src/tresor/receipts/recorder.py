@@ -322,10 +322,10 @@ def _is_readable(data: bytes) -> bool:
 
 
 def _end_of_plain_content(block: bytes, at: int, run_bytes: int) -> int:
-    """Return where the run of events ends, from `at`, that need no look: no finish, usage, error, `[DONE]`, no `\\u00`.
+    r"""Return where the run of events ends, from `at`, that need no look: no finish, usage, error, `[DONE]`, no `\u00`.
 
-    Inside a JSON string every quotation mark is escaped, so what the patterns look for can only be a member; `\\u00` could
-    hide a letter of its name.  The run is bounded, so that many events that do need a look cost no quadratic time.
+    Inside a JSON string every quotation mark is escaped, so what the patterns look for can only be a member; `\u00`
+    could hide a letter of its name.  The run is bounded, so that events that do need a look cost no quadratic time.
     """
     upto = min(len(block), at + run_bytes)
     for pattern in _TELLING:
