@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from tresor.errors import StoreUnavailableError
 from tresor.settings.model import Plan
 from tresor.store.base import ApiKey, Store
@@ -23,8 +25,7 @@ _LOTS: Final = 100
 _MAX_LOT: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(msgspec.Struct, frozen=True, gc=False):
     """What the answer's `X-RateLimit-*` headers say; `retry_after_s` is set where the request is refused."""
 
     limit: int

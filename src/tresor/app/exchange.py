@@ -167,7 +167,7 @@ class Exchange:
         self._request_digest = digest_string(body)
         self._upstream_request_digest: str | None = None
         self._upstream_response_digest: str | None = None
-        self._receipt_id = str(new_receipt_id())
+        self._receipt_id = new_receipt_id()
         self._tries: list[_Try] = []
         self._recorder: StreamRecorder | None = None
         self._streaming = False

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from typing import Final
-from uuid import UUID
 
 import msgspec
 
@@ -96,13 +95,13 @@ class Resources:
             raise RequestError(400, "invalid_field", "include is not evidence", param="include")
         found = None
         if _UUID.match(text):
-            found = await self._ask_store(UUID(text), caller.customer_id)
+            found = await self._ask_store(text, caller.customer_id)
         if found is None:
             raise RequestError(404, "not_found", "no receipt of yours has this id", param="id")
         if include is None:
-            request.respond(200, msgspec.json.encode(_Receipt(str(found.id), found.token)))
+            request.respond(200, msgspec.json.encode(_Receipt(found.id, found.token)))
         else:  # receipts of this version refer to no evidence
-            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(str(found.id), found.token, {})))
+            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(found.id, found.token, {})))
 
     async def list_receipts(self, request: Request, caller: ApiKey) -> None:
         """`GET /v1/receipts`: the customer's, newest first, a page at a time."""
@@ -117,7 +116,7 @@ class Resources:
             rows = await asyncio.to_thread(
                 self._context.store.list_receipts,
                 caller.customer_id,
-                after=None if after is None else UUID(after),
+                after=after,
                 limit=int(limit) + 1,
             )
         except StoreUnavailableError as error:
@@ -158,7 +157,7 @@ class Resources:
         body = msgspec.json.encode({"status": "ready" if ready else "not_ready", "checks": checks})
         request.respond(200 if ready else 503, body)
 
-    async def _ask_store(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
+    async def _ask_store(self, receipt_id: str, customer_id: int) -> StoredReceipt | None:
         try:
             return await asyncio.to_thread(self._context.store.find_receipt, receipt_id, customer_id)
         except StoreUnavailableError as error:

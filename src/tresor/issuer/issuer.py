@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
-from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -268,7 +267,7 @@ def _signer(private_key: ec.EllipticCurvePrivateKey, known: SigningKey) -> _Sign
 def _sign(signer: _Signer, draft: ReceiptDraft, customer_id: int, now: int, seq: int) -> NewReceipt:
     claims = complete_draft(draft, iat=now, seq=seq)
     return NewReceipt(
-        id=UUID(claims.jti),
+        id=claims.jti,
         customer_id=customer_id,
         kid=signer.kid,
         seq=seq,

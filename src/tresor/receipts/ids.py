@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from typing import Final
-from uuid import UUID
 
 __all__ = ["new_receipt_id"]
 
@@ -29,7 +28,8 @@ def _random_numbers() -> Iterator[int]:
 _numbers = _random_numbers()
 
 
-def new_receipt_id() -> UUID:
+def new_receipt_id() -> str:
     """Return a new id; a process that forks after the first one must not share it with its child."""
     milliseconds = time.time_ns() // 1_000_000
-    return UUID(int=(milliseconds << 80) | _VERSION_7 | _VARIANT | (next(_numbers) & _RANDOM_MASK))
+    digits = f"{(milliseconds << 80) | _VERSION_7 | _VARIANT | (next(_numbers) & _RANDOM_MASK):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,15 +1,17 @@
 """One connection of a caller: bytes to requests, one at a time, and every way a caller can misbehave.
 
-Parsing is llhttp's (httptools), in its strict mode: two framings at once, bare CR, folded fields and the like are refused.
-What is ours are the limits and deadlines that the parser does not have, and what becomes of a request whose caller left:
+Parsing is llhttp's (httptools), in its strict mode: two framings at once, bare CR, folded fields and the like are
+refused.  What is ours are the limits and deadlines that the parser does not have, and what becomes of a request whose
+caller left:
 
     head    `max_head_bytes`, `head_timeout_s`                                431 or 408, then closed
     body    `max_body_bytes`, `max_buffered_bytes`, `body_timeout_s`          413, 503 or 408, then closed
+    framing `max_head_bytes` of chunk extensions, tiny chunks and trailers    431, then closed
     answer  `write_timeout_s` without a byte taken                            cut
     idle    `keep_alive_timeout_s`                                            closed
 
-An answer sent before its request was read to the end is followed by a lingering close: what still comes is thrown away for
-a while, so that the caller gets to see the answer (RFC 9112 section 9.6).
+An answer sent before its request was read to the end is followed by a lingering close: what still comes is thrown away
+for a while, so that the caller gets to see the answer (RFC 9112 section 9.6).
 """
 
 import asyncio
@@ -31,10 +33,13 @@ __all__ = ["HttpConnection"]
 
 _log = logging.getLogger(__name__)
 
-_LINGER_S: Final = 2.0
+_LINGER_S: Final = 2.0  # without a byte
+_MAX_LINGER_S: Final = 30.0
+_CHUNK_OVERHEAD: Final = 16
 _MAX_PIPELINED: Final = 16
 _NEVER: Final = float("inf")
 _WRITE_HIGH_WATER: Final = 256 * 1024
+_LENGTH: Final = frozenset({"content-length", "transfer-encoding"})
 _id_prefix: Final = f"req_{os.urandom(6).hex()}"
 _id_counter: Final = itertools.count()
 
@@ -54,6 +59,7 @@ class HttpConnection(asyncio.Protocol):
         self._reading: Request | None = None  # whose head or body is being parsed
         self._target = b""
         self._head_bytes = 0  # fed since the last message ended; -1 while a body is read
+        self._excess_bytes = 0  # of the body's framing, beyond what honest chunks need
         self._serving: Request | None = None
         self._queued: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -63,6 +69,8 @@ class HttpConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._read_deadline = _NEVER
         self._write_deadline = _NEVER
+        self._unsent_bytes = 0  # when the write deadline was set
+        self._linger_until = _NEVER
         self.closing = False
 
     def __repr__(self) -> str:
@@ -101,7 +109,10 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser."""
-        if self._lingering or self._broken or self._transport is None:
+        if self._lingering:
+            self._read_deadline = min(self._server.loop.time() + _LINGER_S, self._linger_until)
+            return
+        if self._broken or self._transport is None:
             return
         if self._head_bytes >= 0:
             if self._head_bytes == 0:
@@ -109,6 +120,7 @@ class HttpConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         else:
             self._read_deadline = self._server.loop.time() + self._limits.body_timeout_s
+            self._excess_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -117,13 +129,14 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(error.__context__ if isinstance(error.__context__, RequestError) else _not_http())
         except httptools.HttpParserError:
             self._refuse(_not_http())
-        if self._head_bytes > self._limits.max_head_bytes and not self._lingering:
+        if max(self._head_bytes, self._excess_bytes) > self._limits.max_head_bytes and not self._lingering:
             self._refuse(self._head_too_large())
 
     def pause_writing(self) -> None:
         """Note that the caller takes less than it is sent."""
         self._writable = self._server.loop.create_future()
         self._write_deadline = self._server.loop.time() + self._limits.write_timeout_s
+        self._unsent_bytes = 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         """Note that the caller has taken most of it, or left."""
@@ -146,8 +159,8 @@ class HttpConnection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field."""
-        if self._reading is not None:
+        """Take a header field.  Trailers are none: what stands behind the body was not there when it was looked at."""
+        if self._reading is not None and self._head_bytes >= 0:
             self._reading.add_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -163,12 +176,19 @@ class HttpConnection(asyncio.Protocol):
             raise RequestError(400, "invalid_field", "HTTP version is neither 1.0 nor 1.1")
         if request.version == "1.1" and "host" not in request.headers:
             raise RequestError(400, "missing_field", "Host is missing (RFC 9112, 3.2)", param="Host")
+        if "," in request.headers.get("host", ""):
+            raise RequestError(400, "invalid_field", "Host is not one host (RFC 9112, 3.2)", param="Host")
+        if self._parser.should_upgrade() and (_LENGTH & request.headers.keys()):  # the parser would skip the body
+            raise RequestError(
+                400, "invalid_field", "Upgrade is not offered: send HTTP/1.1 without it", param="Upgrade"
+            )
         if len(self._target) + sum(map(len, request.headers.values())) > self._limits.max_head_bytes:
             raise self._head_too_large()
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._limits.max_body_bytes:
             request.incoming.fail(self._body_too_large())
         self._head_bytes = -1
+        self._excess_bytes = 0
         self._read_deadline = self._server.loop.time() + self._limits.body_timeout_s
         if self._serving is None:
             self._serve(request)
@@ -177,6 +197,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body, within the limits."""
+        self._excess_bytes = max(0, self._excess_bytes - 3 * len(data) - _CHUNK_OVERHEAD)
         if self._reading is None or self._reading.incoming.failed:
             return
         body = self._reading.incoming
@@ -192,7 +213,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the body over."""
-        self._head_bytes = 0
+        self._head_bytes = self._excess_bytes = 0
         self._read_deadline = _NEVER
         if self._reading is not None:
             self._reading.incoming.finish()
@@ -232,7 +253,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is None:
             return
         if now > self._write_deadline:
-            self._transport.abort()
+            self._look_at_writing(now, self._transport)
         elif now > self._read_deadline:
             self._read_deadline = _NEVER
             if self._lingering or (self._reading is None and self._head_bytes == 0):
@@ -243,6 +264,14 @@ class HttpConnection(asyncio.Protocol):
                 self._fail_body(
                     self._reading, RequestError(408, "request_timeout", "the request's body stopped arriving")
                 )
+
+    def _look_at_writing(self, now: float, transport: asyncio.Transport) -> None:
+        """Cut a caller who takes nothing; one who is slow gets as much time again."""
+        unsent = transport.get_write_buffer_size()
+        if unsent >= self._unsent_bytes:
+            transport.abort()
+        self._unsent_bytes = unsent
+        self._write_deadline = now + self._limits.write_timeout_s
 
     # Serving.
 
@@ -313,6 +342,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._lingering = True
         self._read_deadline = self._server.loop.time() + _LINGER_S
+        self._linger_until = self._server.loop.time() + _MAX_LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()
 

@@ -143,7 +143,8 @@ class Request:
         Raises:
             RequestError: 413 beyond the limit, 408 when it stops coming, 503 when too much is held already.
         """
-        if not self.incoming.complete and self.headers.get("expect", "").lower() == "100-continue":
+        expected = self.version == "1.1" and self.headers.get("expect", "").lower() == "100-continue"
+        if expected and not self.incoming.complete and not self.incoming.failed:
             self._sink.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await self.incoming.read()
 

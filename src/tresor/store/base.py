@@ -1,13 +1,14 @@
 """What the router keeps, and what every store promises.
 
 A store is blocking and may be called from several threads at once; whoever calls it from an event loop hands it to a
-thread.  Nothing of a prompt or an answer ever reaches it.
+thread.  Nothing of a prompt or an answer ever reaches it.  Receipt ids are UUIDs in their usual lower-case text.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
+
+import msgspec
 
 __all__ = ["ApiKey", "Customer", "NewReceipt", "SigningKey", "Store", "StoredReceipt"]
 
@@ -48,24 +49,28 @@ class SigningKey:
     last_seq: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class NewReceipt:
+class NewReceipt(msgspec.Struct, frozen=True, gc=False):
     """A signed receipt on its way into the store."""
 
-    id: UUID
+    id: str
     customer_id: int
     kid: str
     seq: int
     issued_at: int
     token: str
 
+    def __repr__(self) -> str:
+        return f"<NewReceipt {self.kid} {self.seq}>"
 
-@dataclass(frozen=True, slots=True, repr=False)
-class StoredReceipt:
+
+class StoredReceipt(msgspec.Struct, frozen=True, gc=False):
     """A receipt as it came out of the store."""
 
-    id: UUID
+    id: str
     token: str
+
+    def __repr__(self) -> str:
+        return f"<StoredReceipt {self.id}>"
 
 
 class Store(Protocol):
@@ -124,10 +129,10 @@ class Store(Protocol):
     def append_receipts(self, receipts: Sequence[NewReceipt]) -> None:
         """Append receipts of one registered signing key, all or none; no number of a key is ever taken twice."""
 
-    def find_receipt(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
+    def find_receipt(self, receipt_id: str, customer_id: int) -> StoredReceipt | None:
         """Return a customer's receipt.  Unknown and foreign ids take the same path through the same index."""
 
-    def list_receipts(self, customer_id: int, *, after: UUID | None, limit: int) -> list[StoredReceipt] | None:
+    def list_receipts(self, customer_id: int, *, after: str | None, limit: int) -> list[StoredReceipt] | None:
         """Return a customer's receipts, newest first, those behind `after`; None where `after` is not theirs."""
 
     def delete_receipts(self, issued_before: int, *, limit: int) -> int:

@@ -62,6 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
+        self._poll = select.poll()
         self._head = ResponseHead()
         self._head_bytes = 0
         self._head_complete = False
@@ -158,11 +159,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether nothing lies in the socket that has not been read yet: a FIN, or bytes nobody asked for."""
-        if self._transport is None:
-            return False
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     def abort(self) -> None:
         """Close at once, whatever goes on."""
@@ -174,6 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._sweeper.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,7 +4,6 @@ Only the members named in docs/spec/http-api.md section 4.1 are looked at; all o
 is the caller's with the edits of section 4.2 and no other.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import msgspec
@@ -27,12 +26,12 @@ _TRESOR_MEMBERS: Final = frozenset({"failover", "region", "provider"})
 _MAX_TEMPERATURE: Final = 2
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True):
     """A request body that passed the checks.
 
     Attributes:
-        members: the body and where its members stand.
+        body: the body as received.
+        members: where its members stand.
         model: the `model` member.
         stream: whether the answer is to be a stream.
         wants_usage: whether the caller asked for the usage chunk.
@@ -41,6 +40,7 @@ class InferenceRequest:
         failover: the route ids of the `failover` member.
     """
 
+    body: bytes
     members: Members
     model: str
     stream: bool
@@ -50,11 +50,16 @@ class InferenceRequest:
     failover: tuple[str, ...]
     content_type: ClassVar[str] = "application/json"
 
+    def __repr__(self) -> str:
+        return f"<InferenceRequest stream={self.stream} {self.members!r}>"
+
     def forwarded(self, upstream_name: str) -> bytes:
         """Return the body for an upstream: its own model name, no Tresor member, usage asked for on a stream."""
         members = self.members
-        edits = [replace_value(members, "model", msgspec.json.encode(upstream_name).decode())]
         removed = _TRESOR_MEMBERS & members.by_name.keys()
+        if upstream_name == self.model and not removed and (not self.stream or self.wants_usage):
+            return self.body
+        edits = [replace_value(members, "model", msgspec.json.encode(upstream_name).decode())]
         if removed:
             edits += remove_members(members, removed)
         if self.stream and not self.wants_usage:
@@ -86,7 +91,7 @@ def parse_chat_request(body: bytes, content_type: str, max_failover: int) -> Inf
     if stream:
         _check("stream_options", options is None or isinstance(options, dict), "an object")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return _request(members, stream=stream is True, wants_usage=wants_usage, max_failover=max_failover)
+    return _request(body, members, stream=stream is True, wants_usage=wants_usage, max_failover=max_failover)
 
 
 def parse_embedding_request(body: bytes, content_type: str, max_failover: int) -> InferenceRequest:
@@ -98,7 +103,7 @@ def parse_embedding_request(body: bytes, content_type: str, max_failover: int) -
     members = _parse(body, content_type)
     content = _required(members, "input")
     _check("input", isinstance(content, str | list) and content, "a non-empty string or array")
-    return _request(members, stream=False, wants_usage=False, max_failover=max_failover)
+    return _request(body, members, stream=False, wants_usage=False, max_failover=max_failover)
 
 
 def _parse(body: bytes, content_type: str) -> Members:
@@ -110,11 +115,12 @@ def _parse(body: bytes, content_type: str) -> Members:
         raise RequestError(400, "invalid_json", f"request body: {error}") from error
 
 
-def _request(members: Members, *, stream: bool, wants_usage: bool, max_failover: int) -> InferenceRequest:
+def _request(body: bytes, members: Members, *, stream: bool, wants_usage: bool, max_failover: int) -> InferenceRequest:
     model = _required(members, "model")
     if not isinstance(model, str) or not model:
         raise _invalid("model", "a non-empty string")
     return InferenceRequest(
+        body=body,
         members=members,
         model=model,
         stream=stream,

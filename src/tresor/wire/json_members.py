@@ -7,9 +7,10 @@ outside the edited members stay as they came.  Implements docs/spec/http-api.md 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from json import JSONDecodeError, JSONDecoder
 from json import decoder as _decoder
+
+import msgspec
 
 from tresor.encodings import JsonValue, refuse_constant, unique_members
 from tresor.errors import JsonError
@@ -25,6 +26,7 @@ __all__ = [
     "replace_value",
 ]
 
+_PLAIN_NAME = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Documented nowhere, but the two halves of every json.loads since Python 2.6; the typeshed knows neither.
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]
@@ -33,8 +35,7 @@ _scan_value: Callable[[str, int], tuple[JsonValue, int]] = JSONDecoder(
 ).scan_once  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Member:
+class Member(msgspec.Struct, frozen=True, gc=False):
     """One member: its value and where name and value stand in the text (character offsets, end exclusive)."""
 
     value: JsonValue
@@ -42,14 +43,19 @@ class Member:
     value_start: int
     value_end: int
 
+    def __repr__(self) -> str:
+        return f"<Member {self.name_start}:{self.value_end}>"
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Members:
+
+class Members(msgspec.Struct, frozen=True):
     """The top level of a JSON object: its text, its members by name in order, and the place of its closing brace."""
 
     text: str
     by_name: dict[str, Member]
     close: int
+
+    def __repr__(self) -> str:
+        return f"<Members {len(self.by_name)} in {len(self.text)} characters>"
 
     def get(self, name: str) -> JsonValue:
         """Return the value of `name`, or None where it is absent or null."""
@@ -91,11 +97,14 @@ def _parse(text: str) -> Members:
         if text[at : at + 1] != '"':
             raise JsonError(f"expected a member name at character {at}")
         name_start = at
-        name, at = _scan_string(text, at + 1, True)
-        at = _skip(text, at)
-        if text[at : at + 1] != ":":
-            raise JsonError(f"expected ':' at character {at}")
-        value_start = _skip(text, at + 1)
+        if (plain := _PLAIN_NAME.match(text, at)) is not None:
+            name, value_start = plain[1], plain.end()
+        else:
+            name, at = _scan_string(text, at + 1, True)
+            at = _skip(text, at)
+            if text[at : at + 1] != ":":
+                raise JsonError(f"expected ':' at character {at}")
+            value_start = _skip(text, at + 1)
         value, value_end = _scan_value(text, value_start)
         if name in members:
             raise JsonError(f"member name {name[:64]!r} stands twice in one object")

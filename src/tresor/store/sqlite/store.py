@@ -140,7 +140,14 @@ class SqliteStore:
         key_id = self._key_id(receipts[0].kid)
         values: list[object] = []
         for receipt in receipts:
-            values += (receipt.id.bytes, receipt.customer_id, key_id, receipt.seq, receipt.issued_at, receipt.token)
+            values += (
+                _uuid_bytes(receipt.id),
+                receipt.customer_id,
+                key_id,
+                receipt.seq,
+                receipt.issued_at,
+                receipt.token,
+            )
         # One statement is one transaction, and one call without the interpreter lock from its begin to its flush.
         rows = ",".join(["(?,?,?,?,?,?)"] * len(receipts))
         self._in_doubt = True
@@ -158,14 +165,14 @@ class SqliteStore:
             key_id = self._key_ids[kid] = int(rows[0][0])
         return key_id
 
-    def find_receipt(self, receipt_id: UUID, customer_id: int) -> StoredReceipt | None:
-        rows = self._read("find_receipt", {"id": receipt_id.bytes, "customer_id": customer_id})
+    def find_receipt(self, receipt_id: str, customer_id: int) -> StoredReceipt | None:
+        rows = self._read("find_receipt", {"id": _uuid_bytes(receipt_id), "customer_id": customer_id})
         return _stored(rows[0]) if rows else None
 
-    def list_receipts(self, customer_id: int, *, after: UUID | None, limit: int) -> list[StoredReceipt] | None:
+    def list_receipts(self, customer_id: int, *, after: str | None, limit: int) -> list[StoredReceipt] | None:
         before = _NEWEST
         if after is not None:
-            position = self._read("receipt_position", {"id": after.bytes, "customer_id": customer_id})
+            position = self._read("receipt_position", {"id": _uuid_bytes(after), "customer_id": customer_id})
             if not position:
                 return None
             before = position[0][0]
@@ -291,8 +298,12 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+def _uuid_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace("-", ""))
+
+
 def _stored(row: tuple[bytes, str]) -> StoredReceipt:
-    return StoredReceipt(id=UUID(bytes=row[0]), token=row[1])
+    return StoredReceipt(id=str(UUID(bytes=row[0])), token=row[1])
 
 
 @contextmanager
