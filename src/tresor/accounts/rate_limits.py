@@ -65,12 +65,12 @@ class RateLimiter:
         minute = self._lot(key.customer_id, _MINUTE_S, now)
         day = self._lot(key.customer_id, _DAY_S, now)
         for lot, window, limit in ((minute, _MINUTE_S, plan.requests_per_minute), (day, _DAY_S, plan.requests_per_day)):
-            if lot.held < 1 and not lot.exhausted:
+            while lot.held < 1 and not lot.exhausted:
                 await self._refill(lot, key.customer_id, window, limit)
             if lot.held < 1:
+                minute.held += lot is day  # given back
                 return Allowance(limit, 0, retry_after_s=lot.began_at + window - now)
-        minute.held -= 1
-        day.held -= 1
+            lot.held -= 1  # at once: while the other lot is refilled, others take from this one
         minute_left, day_left = minute.held + minute.left_in_store, day.held + day.left_in_store
         if minute_left <= day_left:
             return Allowance(plan.requests_per_minute, minute_left)

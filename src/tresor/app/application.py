@@ -1,4 +1,4 @@
-"""From a request to its handler: endpoints, authentication, rate limits, and the one place that turns errors into answers."""
+"""From a request to its handler: endpoints, authentication, rate limits, and how errors become answers."""
 
 import logging
 import time
@@ -107,7 +107,10 @@ class Application:
         plan = self._plan(endpoint.model_type, parsed.model, parsed.region, parsed.provider, parsed.failover)
         if context.issuer.saturated:
             raise RequestError(503, "service_unavailable", "too many receipts wait for the store", retry_after_s=2)
-        await Exchange(context, request, caller, endpoint, options, body, parsed, plan).run()
+        exchange = Exchange(
+            context, request, caller=caller, endpoint=endpoint, options=options, body=body, parsed=parsed, plan=plan
+        )
+        await exchange.run()
 
     def _make_plan(
         self,

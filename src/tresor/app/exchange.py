@@ -1,7 +1,7 @@
 """One exchange: a plan is tried until an upstream answers, its bytes are relayed, and the receipt says what happened.
 
-The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream` -> `_seal`, which returns when the
-receipt is durable -> the last bytes.  What docs/spec/http-api.md section 4 demands and this file keeps:
+The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream` -> `_seal`, which returns
+when the receipt is durable -> the last bytes.  What docs/spec/http-api.md section 4 demands and this file keeps:
 
 * nothing of an answer reaches the caller before a candidate is settled on, and then never anything of another one;
 * however an exchange ends once it had a plan, it has one receipt, unless the caller opted out;
@@ -147,6 +147,7 @@ class Exchange:
         self,
         context: Context,
         request: Request,
+        *,
         caller: ApiKey,
         endpoint: Endpoint,
         options: ExchangeOptions,

@@ -1,7 +1,7 @@
 """Logs: a JSON object a line on standard error.
 
-Nothing that a caller or an upstream sent is ever given to a logger; what callers of this module hand over are ids, counts,
-words from closed lists, and messages of our own errors.
+Nothing that a caller or an upstream sent is ever given to a logger; what callers of this module hand over are ids,
+counts, words from closed lists, and messages of our own errors.
 """
 
 import logging

@@ -41,7 +41,8 @@ class Metrics:
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
             registry=registry,
         )
-        # Added up here and handed on once a second by `flush`: a counter shared with other processes locks at every call.
+        # Added up here and handed on once a second by `flush`: a counter shared with other processes locks at every
+        # call.
         self._pending: dict[tuple[Counter, str, str], int] = defaultdict(int)
 
     def response(self, endpoint: str, status: int) -> None:

@@ -1,7 +1,7 @@
 """The process an operator starts: binds the port, keeps the workers running, does what only one process may do.
 
-Workers share the listening socket, so one that dies loses no connection that waits to be accepted.  The supervisor never
-sees a request; it looks after the store (checkpoints, retention) and serves the metrics of all workers.
+Workers share the listening socket, so one that dies loses no connection that waits to be accepted.  The supervisor
+never sees a request; it looks after the store (checkpoints, retention) and serves the metrics of all workers.
 """
 
 import asyncio

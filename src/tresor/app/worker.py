@@ -149,7 +149,7 @@ async def _upkeep(context: Context) -> None:
             context.store_ok = True
         except StoreUnavailableError as error:
             if context.store_ok:
-                _log.error("store unavailable", extra={"fault": str(error)})  # noqa: TRY400 - no trace wanted
+                _log.error("store unavailable", extra={"fault": str(error)})
             context.store_ok = False
         if turn % _PROBE_EVERY == 0:
             await asyncio.gather(*(pool.probe() for pool in context.pools))

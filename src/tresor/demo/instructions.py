@@ -13,7 +13,8 @@ Tresor is ready at $origin   (state in $folder, Ctrl-C to stop)
 In a second terminal, in this folder:
 
 # 1. Ask.  Request and answer are kept, byte for byte.
-printf '%s' '{"model":"$model","messages":[{"role":"user","content":"What is 2+2?"}],"temperature":0}' > $folder/request.json
+printf '%s' '{"model":"$model","messages":[{"role":"user","content":"What is 2+2?"}],"temperature":0}' \\
+  > $folder/request.json
 curl -sS --cacert $folder/ca.pem $origin/v1/chat/completions \\
   -H "Authorization: Bearer $api_key" -H "Content-Type: application/json" \\
   --data-binary @$folder/request.json -o $folder/response.json -D $folder/headers.txt && cat $folder/response.json; echo

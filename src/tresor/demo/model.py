@@ -1,8 +1,8 @@
 """The embedded language model: llama.cpp with SmolLM2-135M-Instruct, as an OpenAI-compatible server on loopback.
 
-Runs as a child process, `python -m tresor.demo.model`: llama.cpp's server cannot be ended while a request is in flight, so it
-ends with its process.  It prints its address as one line of JSON, and ends when its standard input does, that is, when its
-parent is gone.  The API key is read from the environment variable `TRESOR_DEMO_MODEL_KEY`.
+Runs as a child process, `python -m tresor.demo.model`: llama.cpp's server cannot be ended while a request is in
+flight, so it ends with its process.  It prints its address as one line of JSON, and ends when its standard input does,
+that is, when its parent is gone.  The API key is read from the environment variable `TRESOR_DEMO_MODEL_KEY`.
 """
 
 import hashlib

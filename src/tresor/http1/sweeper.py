@@ -7,7 +7,7 @@ four times a second, looks at those whose time has come.  Times are `loop.time()
 import asyncio
 from typing import Final, Protocol
 
-__all__ = ["INTERVAL_S", "Swept", "Sweeper"]
+__all__ = ["INTERVAL_S", "Sweeper", "Swept"]
 
 INTERVAL_S: Final = 0.25
 

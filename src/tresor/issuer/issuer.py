@@ -1,10 +1,10 @@
 """`ReceiptIssuer`: numbers, signs and stores the receipts of a process, in groups.
 
-A receipt is signed when its exchange ends, with the number that is next if all goes well.  All receipts that end while a
-group is being flushed go into the store together with the next one.  A number counts only once its group is durable: a
-group that fails gives its numbers back, and what was numbered behind it is signed again before it is stored.  So `seq` has
-no holes, and nobody has seen a token that was not stored.  All state belongs to the event loop; one thread does nothing but
-wait for the store.  Implements docs/spec/receipt.md sections 3 (`seq`, `iat`) and 6 (rotation).
+A receipt is signed when its exchange ends, with the number that is next if all goes well.  All receipts that end while
+a group is being flushed go into the store together with the next one.  A number counts only once its group is durable:
+a group that fails gives its numbers back, and what was numbered behind it is signed again before it is stored.  So
+`seq` has no holes, and nobody has seen a token that was not stored.  All state belongs to the event loop; one thread
+does nothing but wait for the store.  Implements docs/spec/receipt.md sections 3 (`seq`, `iat`) and 6 (rotation).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _MAX_GROUP: Final = 256
-_GATHER_S: Final = 0.003
+_GATHER_S: Final = 0.002
 """How long a group may grow before it is flushed."""
 _IDLE_TURN_S: Final = 0.0001
 """A turn of the loop shorter than this had nothing to do."""
@@ -117,8 +117,8 @@ class ReceiptIssuer:
         """Have a receipt signed and stored.
 
         Returns:
-            A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it does
-            not stop the receipt.
+            A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it
+            does not stop the receipt.
         """
         self._last_given += 1
         receipt = _sign(self._signer, draft, customer_id, int(self._clock()), self._last_given)

@@ -1,7 +1,7 @@
 """Signing keys outside a TEE: one file per router process, in a folder of the operator's.
 
-A process takes the first slot whose lock is free and holds it for life, so that no two processes ever sign with one key.
-Implements docs/spec/receipt.md section 6.
+A process takes the first slot whose lock is free and holds it for life, so that no two processes ever sign with one
+key. Implements docs/spec/receipt.md section 6.
 """
 
 import fcntl

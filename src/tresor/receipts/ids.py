@@ -1,7 +1,7 @@
 """Receipt ids: UUIDs of version 7 (RFC 9562 section 5.7).
 
-The time in front lets the store append to its index; the 74 random bits behind it make an id impossible to guess.  Random
-bytes are taken from the kernel in batches: a system call per receipt costs more than its hashes.
+The time in front lets the store append to its index; the 74 random bits behind it make an id impossible to guess.
+Random bytes are taken from the kernel in batches: a system call per receipt costs more than its hashes.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Read `tresor.toml` and the environment; refuse what is unknown, contradictory or incomplete, and say where it stands.
 
 Every setting is also an environment variable: `TRESOR_` and the path joined by two underscores, list positions as
-numbers: `TRESOR_SERVER__LISTEN`, `TRESOR_UPSTREAMS__0__BASE_URL`.  The value is read as a TOML value, or, where it is none,
-as a string.  Secrets never stand in the file: a setting names the variable or the file that holds one.
+numbers: `TRESOR_SERVER__LISTEN`, `TRESOR_UPSTREAMS__0__BASE_URL`.  The value is read as a TOML value, or, where it is
+none, as a string.  Secrets never stand in the file: a setting names the variable or the file that holds one.
 """
 
 import ipaddress

@@ -1,9 +1,10 @@
 """One connection to an upstream: HTTP/1.1 with the exact bytes of every body, and cancellation at once.
 
-General clients hide what the router must know: the bytes as received, the moment the first of them left or came, and the
-peer's certificate before anything is sent.  Parsing is llhttp's (httptools); the rest is this file.
+General clients hide what the router must know: the bytes as received, the moment the first of them left or came, and
+the peer's certificate before anything is sent.  Parsing is llhttp's (httptools); the rest is this file.
 
-Sequence: `send`, `read_head`, `read` until it returns nothing; then the connection may be used again if `reusable` says so.
+Sequence: `send`, `read_head`, `read` until it returns nothing; then the connection may be used again if `reusable`
+says so.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The connections to one upstream.
 
-`acquire` gives a connection that is ready for a request: an idle one that is still whole, or a new one.  The check of an
-upstream's identity belongs between the handshake and the first byte, that is into `_connect`.
+`acquire` gives a connection that is ready for a request: an idle one that is still whole, or a new one.  The check of
+an upstream's identity belongs between the handshake and the first byte, that is into `_connect`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Request bodies of the inference endpoints: what is checked, and what is forwarded.
 
-Only the members named in docs/spec/http-api.md section 4.1 are looked at; all others travel on untouched.  The forwarded body
-is the caller's with the edits of section 4.2 and no other.
+Only the members named in docs/spec/http-api.md section 4.1 are looked at; all others travel on untouched.  The
+forwarded body is the caller's with the edits of section 4.2 and no other.
 """
 
 from typing import ClassVar, Final
@@ -79,7 +79,7 @@ def parse_chat_request(body: bytes, content_type: str, max_failover: int) -> Inf
     temperature = members.get("temperature")
     _check(
         "temperature",
-        temperature is None or (_is_number(temperature) and 0 <= temperature <= _MAX_TEMPERATURE),  # type: ignore[operator]
+        temperature is None or _is_number_up_to(temperature, _MAX_TEMPERATURE),
         "a number from 0 to 2",
     )
     max_tokens = members.get("max_tokens")
@@ -173,8 +173,8 @@ def _optional_string(members: Members, name: str) -> str | None:
     raise _invalid(name, "a non-empty string")
 
 
-def _is_number(value: JsonValue) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number_up_to(value: JsonValue, most: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _check(name: str, holds: object, wanted: str) -> None:

@@ -1,9 +1,9 @@
 """`SqliteStore`: the promises of `tresor.store.base` on one SQLite file.
 
-WAL with `synchronous=FULL`: a commit returns when the log is flushed.  One connection per process writes, under a lock, so
-that threads queue fairly instead of polling SQLite's own lock; readers have a connection per thread.  Automatic
-checkpoints are off: they would run inside somebody's commit.  `maintain` makes them, and only one process calls it
-(docs/adr/0004-sqlite-store.md).
+WAL with `synchronous=FULL`: a commit returns when the log is flushed.  One connection per process writes, under a
+lock, so that threads queue fairly instead of polling SQLite's own lock; readers have a connection per thread.
+Automatic checkpoints are off: they would run inside somebody's commit.  `maintain` makes them, and only one process
+calls it (docs/adr/0004-sqlite-store.md).
 """
 
 import os
