@@ -231,10 +231,12 @@ def test_what_is_held_is_bounded() -> None:
 def test_an_event_without_end_is_given_up_at_the_limit() -> None:
     recorder = StreamRecorder(extension=EXTENSION, pass_usage=True, max_event_bytes=1000)
     assert recorder.feed(CONTENT + b"x" * 1000) == CONTENT
-    assert recorder.fault is None
+    before = recorder.fault
     recorder.feed(b"x")
-    assert recorder.fault is not None
-    assert recorder.fault.reason == "invalid_response"
+    after = recorder.fault
+    assert before is None
+    assert after is not None
+    assert after.reason == "invalid_response"
 
 
 def test_bytes_behind_a_fault_are_hashed_and_go_nowhere() -> None:

@@ -149,7 +149,7 @@ class Resources:
         """`GET /readyz`: the store answers, a key signs, an upstream can be reached, and the process is to go on."""
         checks = {
             "store": self._context.store_ok,
-            "signing_key": bool(self._context.issuer.kid),
+            "signing_key": self._context.issuer.ready,
             "upstream": any(pool.reachable for pool in self._context.pools),
             "not_draining": not self._context.draining,
         }

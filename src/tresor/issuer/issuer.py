@@ -12,14 +12,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tresor.errors import KeyFileError, StoreUnavailableError
 from tresor.issuer.key_files import KeySlot
+from tresor.issuer.store_thread import StoreThread
 from tresor.jose.jwk import Jwk, public_jwk
 from tresor.jose.jws import encode_protected_header, sign_compact
 from tresor.receipts.claims import ReceiptDraft, complete_draft, encode_claims
@@ -29,10 +29,8 @@ __all__ = ["ReceiptIssuer", "key_set"]
 
 _log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 _MAX_GROUP: Final = 256
-_GATHER_S: Final = 0.002
+_GATHER_S: Final = 0.0005
 """How long a group may grow before it is flushed."""
 _IDLE_TURN_S: Final = 0.0001
 """A turn of the loop shorter than this had nothing to do."""
@@ -97,7 +95,7 @@ class ReceiptIssuer:
         self._rotation_handled = 0
         self._in_doubt = False
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="receipts")
+        self._thread = StoreThread()
         self._task = self._loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -109,9 +107,9 @@ class ReceiptIssuer:
         return len(self._waiting) >= self._max_pending
 
     @property
-    def kid(self) -> str:
-        """Id of the key that signs now."""
-        return self._signer.kid
+    def ready(self) -> bool:
+        """Whether receipts are signed and stored: the key is there and the issuer runs."""
+        return not self._task.done()
 
     def issue(self, draft: ReceiptDraft, customer_id: int) -> asyncio.Future[None]:
         """Have a receipt signed and stored.
@@ -119,7 +117,12 @@ class ReceiptIssuer:
         Returns:
             A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it
             does not stop the receipt.
+
+        Raises:
+            StoreUnavailableError: the issuer is closed, or broke down.
         """
+        if self._task.done():
+            raise StoreUnavailableError("the issuer has stopped")
         self._last_given += 1
         receipt = _sign(self._signer, draft, customer_id, int(self._clock()), self._last_given)
         durable = self._loop.create_future()
@@ -146,7 +149,7 @@ class ReceiptIssuer:
         self._closing = True
         self._work.set()
         await self._task
-        self._thread.shutdown()
+        self._thread.close()
 
     async def _run(self) -> None:
         while True:
@@ -178,10 +181,10 @@ class ReceiptIssuer:
         fault: StoreUnavailableError | None = None
         try:
             if self._in_doubt:
-                known = await self._in_thread(self._register, self._signer.private_key)
+                known = await self._thread.call(self._register, self._signer.private_key)
                 self._signer.last_seq = known.last_seq
                 self._in_doubt = False
-            await self._in_thread(self._store.append_receipts, self._in_order(group))
+            await self._thread.call(self._store.append_receipts, self._in_order(group))
         except StoreUnavailableError as error:
             fault = error
         except Exception as error:  # noqa: BLE001 - whatever it was, the exchanges that wait must hear of it
@@ -219,18 +222,15 @@ class ReceiptIssuer:
         self._rotate = False
         old = self._signer
         try:
-            self._signer = await self._in_thread(self._make_signer)
+            self._signer = await self._thread.call(self._make_signer)
             self._last_given = self._signer.last_seq + len(self._waiting)
             self._in_doubt = False
-            await self._in_thread(lambda: self._store.retire_signing_key(old.kid, now=int(self._clock())))
+            await self._thread.call(lambda: self._store.retire_signing_key(old.kid, now=int(self._clock())))
         except (KeyFileError, StoreUnavailableError) as error:
             self._rotation_handled = 0  # to be tried again
             _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
         else:
             _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})
-
-    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
-        return await self._loop.run_in_executor(self._thread, call, *arguments)
 
     def _first_signer(self) -> _Signer:
         """Go on with the key of this slot if the store knows it and it is not retired; otherwise make one.

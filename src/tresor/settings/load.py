@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from tresor.errors import SettingsError
-from tresor.settings.model import Settings, UpstreamSettings
+from tresor.settings.model import Plan, Settings, UpstreamSettings
 
 __all__ = ["LoadedSettings", "Secret", "is_loopback", "load_settings", "parse_address"]
 
@@ -29,6 +29,7 @@ _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]|\[\.\.\.\]")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 Path_ = tuple[str | int, ...]
@@ -108,7 +109,7 @@ def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool 
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        where.refuse_invalid(str(error))
+        where.refuse_invalid(str(error), tree)
     folder = path.parent
     api_keys = tuple(
         _load_secret(upstream, folder, environ, where, ("upstreams", position)) if with_secrets else None
@@ -168,11 +169,11 @@ class _Places:
             elif key := _KEY.match(line):
                 self._lines.setdefault((*table, *_split_key(key[1])), number)
 
-    def refuse_invalid(self, message: str) -> NoReturn:
+    def refuse_invalid(self, message: str, tree: Mapping[str, Any]) -> NoReturn:
         """Refuse what msgspec refused, in the words of a configuration."""
         at: Path_ = ()
         if place := _AT.search(message):
-            at = tuple(int(i) if i else name for name, i in _STEP.findall(place["path"]))
+            at = tuple(int(i) if i else name or _wrong_plan(tree) for name, i in _STEP.findall(place["path"]))
             message = message[: place.start()]
         if unknown := _UNKNOWN.match(message):
             self.refuse((*at, unknown["name"]), "is not a setting")
@@ -186,8 +187,20 @@ class _Places:
         if at in self.variables:
             raise SettingsError(f"environment variable {self.variables[at]}: {name} {fault}")
         line = next((self._lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self._lines), None)
+        if line is None and at:
+            line = min((line for known, line in self._lines.items() if known[: len(at)] == at), default=None)
         place = f"{self._path}:{line}" if line else str(self._path)
         raise SettingsError(f"{place}: {name} {fault}" if name else f"{place}: {fault}")
+
+
+def _wrong_plan(tree: Mapping[str, Any]) -> str:
+    """Return which plan cannot be read; msgspec says of a member of a table with free names only that it is one."""
+    for name, plan in tree["plans"].items():
+        try:
+            msgspec.convert(plan, Plan)
+        except msgspec.ValidationError:
+            return str(name)
+    return "..."
 
 
 def _split_key(key: str) -> list[str]:
@@ -235,7 +248,7 @@ def _load_secret(
             where.refuse(at, f"names {file}, which cannot be read as ASCII text")
     else:
         return None
-    if not secret.reveal() or not secret.reveal().isascii() or not secret.reveal().isprintable():
+    if not _VISIBLE_ASCII.match(secret.reveal()):
         where.refuse(at, f"names an {secret.origin.split()[0]} that holds no usable key: {secret.origin}")
     return secret
 
