@@ -11,7 +11,7 @@ INSTALL := $(PIP) install --no-deps --require-hashes --only-binary :all: --no-wa
 setup: .venv/.dev
 
 demo: .venv/.demo
-	$(BIN)/tresor demo
+	$(BIN)/tresor demo $(DEMO)
 
 test: .venv/.dev
 	$(BIN)/pytest -n 2 $(PYTEST)

@@ -35,10 +35,11 @@ class Allowance(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class _Lot:
-    """Permits of one window that this process holds, and how many the store had left then."""
+    """Permits of one window that this process holds, all it ever took, and how many the store had left then."""
 
     began_at: int
     held: int = 0
+    taken: int = 0
     left_in_store: int = 0
     exhausted: bool = False
 
@@ -89,7 +90,10 @@ class RateLimiter:
                 self._store.take_permits, customer_id, window, wanted=wanted, limit=limit, now=lot.began_at
             )
         except StoreUnavailableError:
-            taken, left = wanted, 0  # a store that is down does not stop completions; this process counts alone
+            # A store that is down does not stop completions; this process counts alone.
+            taken = max(0, min(wanted, limit - lot.taken))
+            left = max(0, limit - lot.taken - taken)
         lot.held += taken
+        lot.taken += taken
         lot.left_in_store = left
         lot.exhausted = taken == 0

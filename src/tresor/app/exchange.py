@@ -37,7 +37,6 @@ _log = logging.getLogger(__name__)
 
 _EVENT_STREAM: Final = "text/event-stream"
 _NOTHING: Final = digest_string(b"")
-_MAX_REFUSAL_BYTES: Final = 256 * 1024
 _MAX_MESSAGE_CHARS: Final = 4096
 _TRAILING_S: Final = 0.25
 _NEVER: Final = float("inf")
@@ -260,7 +259,7 @@ class Exchange:
 
     async def _not_served(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> bool:
         """Pass an upstream's refusal of the request on; anything else is a reason to try the next candidate."""
-        body = await connection.read_whole(_MAX_REFUSAL_BYTES)
+        body = await connection.read_whole(self._context.limits.max_response_bytes)
         self._upstream_response_digest = digest_string(body)
         if not 400 <= head.status < 500 or head.status in _NEXT_CANDIDATE:  # noqa: PLR2004 - the class 4xx
             raise UpstreamError("upstream_status", f"the upstream answered {head.status}", status=head.status)
@@ -387,7 +386,7 @@ class Exchange:
         return RequestError(
             502,
             "upstream_error",
-            f"no upstream gave a usable answer; routes tried: {count}, {', '.join(map(str, reasons))}",
+            f"no upstream gave a usable answer; routes tried: {count}, {', '.join(sorted(map(str, reasons)))}",
         )
 
     async def _interrupted(self) -> None:

@@ -94,6 +94,7 @@ class ReceiptIssuer:
         self._rotate = False
         self._rotation_handled = 0
         self._in_doubt = False
+        self._to_retire: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._thread = StoreThread()
         self._task = self._loop.create_task(self._run())
@@ -136,6 +137,7 @@ class ReceiptIssuer:
         Raises:
             StoreUnavailableError: the store cannot say whether one was asked for.
         """
+        await asyncio.to_thread(self._retire)  # what could not be, when its key was replaced
         asked_at = await asyncio.to_thread(self._store.rotation_requested_at)
         asked = asked_at >= self._signer.created_at and asked_at != self._rotation_handled
         aged = self._rotation_s > 0 and self._clock() - self._signer.created_at >= self._rotation_s
@@ -225,23 +227,33 @@ class ReceiptIssuer:
             self._signer = await self._thread.call(self._make_signer)
             self._last_given = self._signer.last_seq + len(self._waiting)
             self._in_doubt = False
-            await self._thread.call(lambda: self._store.retire_signing_key(old.kid, now=int(self._clock())))
+            self._to_retire.add(old.kid)
+            await self._thread.call(self._retire)
         except (KeyFileError, StoreUnavailableError) as error:
             self._rotation_handled = 0  # to be tried again
             _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
         else:
             _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})
 
+    def _retire(self) -> None:
+        for kid in tuple(self._to_retire):
+            self._store.retire_signing_key(kid, now=int(self._clock()))
+            self._to_retire.discard(kid)
+
     def _first_signer(self) -> _Signer:
         """Go on with the key of this slot if the store knows it and it is not retired; otherwise make one.
 
-        A key file that outlived its store is never used again: its numbers would begin anew.
+        A key that the store does not know signed receipts of another store, or of this one before a backup of it was
+        restored: it signs no more, for its numbers would begin anew, but its public half becomes known.
         """
-        private_key = self._slot.load()
-        if private_key is not None:
-            kid = public_jwk(private_key.public_key()).kid
-            known = next((key for key in self._store.signing_keys() if key.kid == kid), None)
-            if known is not None and known.retired_at is None:
+        if (loaded := self._slot.load()) is not None:
+            private_key, made_at = loaded
+            jwk = public_jwk(private_key.public_key())
+            known = next((key for key in self._store.signing_keys() if key.kid == jwk.kid), None)
+            if known is None:
+                self._store.register_signing_key(jwk.kid, jwk.x, jwk.y, now=made_at)
+                self._store.retire_signing_key(jwk.kid, now=int(self._clock()))
+            elif known.retired_at is None:
                 return _signer(private_key, known)
         return self._make_signer()
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -54,28 +55,30 @@ class KeySlot:
     def __repr__(self) -> str:
         return f"<KeySlot {self._file.name}>"
 
-    def load(self) -> ec.EllipticCurvePrivateKey | None:
-        """Return the key of the process that held this slot before, or None where there was none.
+    def load(self) -> tuple[ec.EllipticCurvePrivateKey, int] | None:
+        """Return the key of the process that held this slot before and since when it is there, or None for no key.
 
         Raises:
             KeyFileError: the file cannot be read, is open to others, or holds no P-256 key.
         """
         try:
             pem = self._file.read_bytes()
-            mode = self._file.stat().st_mode
+            status = self._file.stat()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise KeyFileError(f"key file {self._file}: {error.strerror}") from error
-        if mode & 0o077:
-            raise KeyFileError(f"key file {self._file} has mode {mode & 0o777:o}, want 600: others may have read it")
+        if status.st_mode & 0o077:
+            raise KeyFileError(
+                f"key file {self._file} has mode {status.st_mode & 0o777:o}, want 600: others may have read it"
+            )
         try:
             key = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise KeyFileError(f"key file {self._file} holds no unencrypted PEM private key") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise KeyFileError(f"key file {self._file} holds a key that is not P-256")
-        return key
+        return key, int(status.st_mtime)
 
     def make(self) -> ec.EllipticCurvePrivateKey:
         """Make a new key in place of the old one, flushed to disk before it is returned.

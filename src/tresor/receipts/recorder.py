@@ -35,7 +35,14 @@ _RUN_BYTES = 16 * 1024
 _OVERLAP_BYTES = 32  # longer than anything the patterns match
 _TELLING = tuple(
     re.compile(pattern)
-    for pattern in (rb'finish_reason(?!": ?null)', rb'"usage"(?!: ?null)', rb'"error"', rb"\[DONE\]", rb"\\u00")
+    for pattern in (
+        rb'finish_reason(?!": ?null)',
+        rb'"usage"(?!: ?null)',
+        rb'"error"',
+        rb'"tresor"',
+        rb"\[DONE\]",
+        rb"\\u00",
+    )
 )
 _MAX_COUNT = 1 << 53
 
@@ -268,6 +275,8 @@ class StreamRecorder:
             self._pass_content(b"", out)
             self.phase = StreamPhase.HOLDING
             self._hold(event)
+        elif chunk.tresor is not msgspec.UNSET:
+            raise UpstreamError("invalid_response", "a chunk before the last carries `tresor`, the router's own word")
         elif self.phase is StreamPhase.HOLDING and all(choice.index in self._finished for choice in choices):
             self._hold(event)
         else:
@@ -322,7 +331,7 @@ def _is_readable(data: bytes) -> bool:
 
 
 def _end_of_plain_content(block: bytes, at: int, run_bytes: int) -> int:
-    r"""Return where the run of events ends, from `at`, that need no look: no finish, usage, error, `[DONE]`, no `\u00`.
+    r"""Return where the run of events ends, from `at`, that need no look: no finish, usage, error, `[DONE]`, `\u00`.
 
     Inside a JSON string every quotation mark is escaped, so what the patterns look for can only be a member; `\u00`
     could hide a letter of its name.  The run is bounded, so that events that do need a look cost no quadratic time.

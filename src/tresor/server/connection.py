@@ -66,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
         self._responded = False
         self._broken = False  # what arrives is no HTTP any more
         self._lingering = False
+        self._leaving = False  # to be closed once the caller has taken what waits
         self._writable: asyncio.Future[None] | None = None
         self._read_deadline = _NEVER
         self._write_deadline = _NEVER
@@ -112,7 +113,7 @@ class HttpConnection(asyncio.Protocol):
         if self._lingering:
             self._read_deadline = min(self._server.loop.time() + _LINGER_S, self._linger_until)
             return
-        if self._broken or self._transport is None:
+        if self._broken or self._leaving or self._transport is None:
             return
         if self._head_bytes >= 0:
             if self._head_bytes == 0:
@@ -144,6 +145,8 @@ class HttpConnection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+        if self._leaving and self._transport is not None:
+            self._transport.close()
 
     # Called by the parser.
 
@@ -153,6 +156,8 @@ class HttpConnection(asyncio.Protocol):
             raise RequestError(400, "invalid_field", f"more than {_MAX_PIPELINED} requests ahead of their answers")
         self._reading = Request(self, f"{_id_prefix}{next(_id_counter):x}")
         self._target = b""
+        # Once more than in `data_received`: this one may have begun in the bytes that ended the one before.
+        self._read_deadline = self._server.loop.time() + self._limits.head_timeout_s
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request target."""
@@ -241,7 +246,7 @@ class HttpConnection(asyncio.Protocol):
         """Take no further request; close at once where none is being served."""
         self.closing = True
         if self._serving is None and self._reading is None and self._head_bytes == 0 and self._transport is not None:
-            self._transport.close()
+            self._close(self._transport)
 
     def cancel(self) -> None:
         """Cancel what is being served; the process must end."""
@@ -257,7 +262,7 @@ class HttpConnection(asyncio.Protocol):
         elif now > self._read_deadline:
             self._read_deadline = _NEVER
             if self._lingering or (self._reading is None and self._head_bytes == 0):
-                self._transport.close()
+                self._close(self._transport)
             elif self._head_bytes >= 0:
                 self._refuse(RequestError(408, "request_timeout", "the request's head did not arrive in time"))
             elif self._reading is not None:
@@ -300,14 +305,14 @@ class HttpConnection(asyncio.Protocol):
         self._serving = self._task = None
         self._server.serving -= 1
         self._release(request)
-        if self._transport is None or self._lingering or self._transport.is_closing():
+        if self._transport is None or self._lingering or self._leaving or self._transport.is_closing():
             return
         if not self._responded:
             self._transport.abort()  # a response that never ended must not look like one that did
         elif self._queued:
             self._serve(self._queued.popleft())
         elif self.closing:
-            self._transport.close()
+            self._close(self._transport)
         elif self._reading is None and self._head_bytes == 0:
             self._read_deadline = self._server.loop.time() + self._limits.keep_alive_timeout_s
 
@@ -323,8 +328,8 @@ class HttpConnection(asyncio.Protocol):
         """Answer what is no request, unless an answer is already on its way, and end the connection."""
         self.closing = self._broken = True
         if self._serving is not None:
-            if self._reading is self._serving:
-                self._fail_body(self._serving, error)
+            if self._reading is not None:  # the one that is served, or one that waits behind it
+                self._fail_body(self._reading, error)
             return
         request = self._reading or Request(self, f"{_id_prefix}{next(_id_counter):x}")
         request.keep_alive = False
@@ -332,13 +337,19 @@ class HttpConnection(asyncio.Protocol):
         request.respond(error.status, encode_envelope(error, request.id), headers=retry)
         self._close_lingering()
 
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close, but not under the feet of a slow caller: closing, TLS waits for a goodbye, not for a download."""
+        self._leaving = True
+        if self._writable is None:
+            transport.close()
+
     def _close_lingering(self) -> None:
         """Close once the caller has, or after a while; until then throw away what it still sends."""
         if self._transport is None or self._lingering:
             return
         unread = self._reading is not None or self._head_bytes > 0
         if not unread:
-            self._transport.close()
+            self._close(self._transport)
             return
         self._lingering = True
         self._read_deadline = self._server.loop.time() + _LINGER_S

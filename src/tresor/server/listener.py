@@ -12,6 +12,7 @@ __all__ = ["Listener", "server_tls_context"]
 
 _BACKLOG: Final = 1024
 _CANCEL_GRACE_S: Final = 5.0
+_GOODBYE_S: Final = 2.0  # an idle client does not look, and so does not answer the end of TLS before it asks again
 
 
 class Listener:
@@ -28,7 +29,12 @@ class Listener:
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Accept connections."""
         self._server = await self._state.loop.create_server(
-            lambda: HttpConnection(self._state), sock=sock, ssl=tls, backlog=_BACKLOG
+            lambda: HttpConnection(self._state),
+            sock=sock,
+            ssl=tls,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=None if tls is None else self._state.limits.head_timeout_s,
+            ssl_shutdown_timeout=None if tls is None else _GOODBYE_S,
         )
 
     async def drain(self, timeout_s: float) -> None:

@@ -27,9 +27,11 @@ _MAX_PORT = 65535
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_URL = re.compile(r"(?i:https?)://[^\x00-\x20\x7f-\U0010ffff?#@]+\Z")
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]|\[\.\.\.\]")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 Path_ = tuple[str | int, ...]
@@ -98,14 +100,12 @@ def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool 
         raise SettingsError(f"{path}: not UTF-8 at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: nested too deeply") from error
     where = _Places(path, text)
-    for variable, value in sorted(environ.items()):
-        if variable.startswith(_PREFIX) and _JOINT in variable:
-            steps = tuple(
-                int(step) if step.isdigit() else step.lower() for step in variable.removeprefix(_PREFIX).split(_JOINT)
-            )
-            _override(tree, steps, _parse_value(value), variable)
-            where.variables[steps] = variable
+    where.variables = {_steps(name): name for name in environ if name.startswith(_PREFIX) and _JOINT in name}
+    for steps, variable in sorted(where.variables.items(), key=lambda item: _in_order(item[0])):
+        _override(tree, steps, _parse_value(environ[variable]), variable)
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
@@ -129,7 +129,7 @@ def parse_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not port.isdigit() or int(port) > _MAX_PORT:
+    if not colon or not host or not _NUMBER.match(port) or int(port) > _MAX_PORT:
         raise ValueError(f"{address!r} is not host:port")
     return host, int(port)
 
@@ -207,10 +207,21 @@ def _split_key(key: str) -> list[str]:
     return [part.strip().strip("\"'") for part in key.split(".")]
 
 
+def _steps(variable: str) -> Path_:
+    return tuple(
+        int(step) if _NUMBER.match(step) else step.lower() for step in variable.removeprefix(_PREFIX).split(_JOINT)
+    )
+
+
+def _in_order(steps: Path_) -> list[tuple[int, str]]:
+    """Sort list positions as numbers, so that a list can be given item by item."""
+    return [(step, "") if isinstance(step, int) else (-1, step) for step in steps]
+
+
 def _parse_value(value: str) -> object:
     try:
         return tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (tomllib.TOMLDecodeError, KeyError, RecursionError):
         return value
 
 
@@ -244,12 +255,12 @@ def _load_secret(
         at = (*at, "api_key_file")
         try:
             secret = Secret(file.read_text(encoding="ascii").strip(), f"file {file}")
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError):  # no such file, not ASCII, or a name that cannot be one
             where.refuse(at, f"names {file}, which cannot be read as ASCII text")
     else:
         return None
     if not _VISIBLE_ASCII.match(secret.reveal()):
-        where.refuse(at, f"names an {secret.origin.split()[0]} that holds no usable key: {secret.origin}")
+        where.refuse(at, f"names no usable key: {secret.origin} is empty, unset, or not one line of printable ASCII")
     return secret
 
 
@@ -286,15 +297,15 @@ def _server_contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]
     host = parse_address(server.listen)[0]
     if server.tls_key_file is None and not is_loopback(host) and not server.allow_plaintext:
         yield ("server", "listen"), "is not loopback and there is no TLS: give a certificate, or allow_plaintext = true"
-    origin = urlsplit(loaded.public_origin)
-    if origin.scheme not in ("https", "http") or not origin.hostname or origin.path or origin.query or origin.username:
+    origin = _parse_url(loaded.public_origin)
+    if origin is None or origin.path:
         yield ("server", "public_origin"), "is not an origin such as https://api.example.org"
 
 
 def _upstream_contradictions(
     loaded: LoadedSettings, upstream: UpstreamSettings, at: Path_
 ) -> Iterator[tuple[Path_, str]]:
-    url = _parse_base_url(upstream.base_url)
+    url = _parse_url(upstream.base_url)
     if url is None:
         yield (*at, "base_url"), "is not an http or https URL without user, query and fragment"
         return
@@ -307,11 +318,13 @@ def _upstream_contradictions(
         yield (*at, "ca_file"), f"names {loaded.path(upstream.ca_file)}, which is no file"
 
 
-def _parse_base_url(base_url: str) -> SplitResult | None:
+def _parse_url(text: str) -> SplitResult | None:
+    """Return an http or https URL without user, query and fragment, or None where it is none."""
+    if not _URL.match(text):
+        return None
     try:
-        url = urlsplit(base_url)
+        url = urlsplit(text)
         url.port  # noqa: B018 - raises for a port out of range
     except ValueError:
         return None
-    plain = url.scheme in ("https", "http") and url.hostname and not (url.query or url.fragment or url.username)
-    return url if plain else None
+    return url if url.hostname else None

@@ -1,5 +1,7 @@
 """Show the effective configuration as TOML, with every secret masked."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +10,8 @@ import msgspec
 from tresor.settings.load import LoadedSettings
 
 __all__ = ["show_settings"]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 def show_settings(loaded: LoadedSettings) -> str:
@@ -21,9 +25,9 @@ def show_settings(loaded: LoadedSettings) -> str:
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
     for name, value in table.items():
         if value is not None and not isinstance(value, Mapping) and not _is_tables(value):
-            yield f"{name} = {msgspec.json.encode(value).decode()}"
+            yield f"{name} = {_value(value)}"
     for name, value in table.items():
-        inner = (*path, name)
+        inner = (*path, name if _BARE_KEY.match(name) else _value(name))
         if isinstance(value, Mapping):
             yield f"\n[{'.'.join(inner)}]"
             yield from _table(inner, value)
@@ -31,6 +35,13 @@ def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
             for item in value:
                 yield f"\n[[{'.'.join(inner)}]]"
                 yield from _table(inner, item)
+
+
+def _value(value: object) -> str:
+    """Write a value in TOML, where it is as in JSON but for two things that JSON does not escape or does not know."""
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
 
 def _is_tables(value: object) -> bool:

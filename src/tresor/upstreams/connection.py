@@ -53,7 +53,6 @@ class UpstreamConnection(asyncio.Protocol):
         deadline: `loop.time()` at which the exchange is given up.
         silence_s: how long a read may wait before the exchange is given up.
         on_silence: called when a read has waited for `comment_after_s`, and again after as long.
-        used: whether an earlier exchange went over this connection.
         idle_since: `loop.time()` at which it came back to the pool.
     """
 
@@ -81,8 +80,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = _NEVER
         self.silence_s = _NEVER
         self._keep_alive = True
-        self._served = False
-        self.used = False
         self.idle_since = 0.0
 
     def __repr__(self) -> str:
@@ -94,7 +91,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Send a request; the connection must be fresh or `reusable`."""
         if self._transport is None:
             raise self._error or UpstreamError("connection_lost", "the connection was closed")
-        self.used, self._served = self._served, True
         self._parser = httptools.HttpResponseParser(self)
         self._head = ResponseHead()
         self._head_bytes = 0

@@ -2,11 +2,12 @@
 
 The part `model` gets the upstream's own name and the three Tresor parts go; every other byte travels on as it came, the
 audio and the boundary included.
+
+A form that two parsers could read in two ways is refused: an upstream would see another `model` than the receipt names.
 """
 
 import re
 from dataclasses import dataclass
-from email.message import Message
 from typing import Final
 
 from tresor.errors import RequestError
@@ -18,6 +19,10 @@ _READ_PARTS: Final = _TRESOR_PARTS | {"model", "stream"}
 _MAX_PARTS: Final = 256
 _MAX_FIELD_BYTES: Final = 4096
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]\Z")  # RFC 2046, 5.1.1
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*)\Z")
+_PARAMETER = re.compile(
+    r""";[ \t]*(?:(?P<name>[^\s;="]+)=(?:(?P<bare>[^\s;"]+)|"(?P<quoted>(?:[^"\\]|\\.)*)")[ \t]*)?"""
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -93,12 +98,10 @@ def parse_transcription_request(body: bytes, content_type: str, max_failover: in
 
 
 def _boundary(content_type: str) -> bytes:
-    message = Message()
-    message["Content-Type"] = content_type
-    boundary = message.get_param("boundary")
-    if message.get_content_type() != "multipart/form-data":
+    if _kind(content_type) != "multipart/form-data":
         raise RequestError(415, "unsupported_media_type", "Content-Type is not multipart/form-data")
-    if not isinstance(boundary, str) or not _BOUNDARY.match(boundary):
+    boundary = _parameter(content_type, "boundary")
+    if boundary is None or not _BOUNDARY.match(boundary):
         raise _invalid("Content-Type", "multipart/form-data with a boundary")
     return boundary.encode("ascii")
 
@@ -124,15 +127,36 @@ def _split(body: bytes, boundary: bytes) -> tuple[_Part, ...]:
 
 
 def _name(head: bytes) -> str:
-    message = Message()
-    for line in head.split(b"\r\n"):
-        field, _, value = line.partition(b":")
-        if field.strip().lower() == b"content-disposition":
-            message["Content-Disposition"] = value.strip().decode("utf-8", "replace")
-    name = message.get_param("name", header="content-disposition")
-    if not isinstance(name, str):
-        raise _invalid("body", "a form whose every part has a name")
+    fields = [_FIELD.match(line) for line in head.split(b"\r\n")]
+    dispositions = [
+        field[2].decode("utf-8", "replace") for field in fields if field and field[1].lower() == b"content-disposition"
+    ]
+    name = _parameter(dispositions[0], "name") if len(dispositions) == 1 and all(fields) else None
+    if name is None or _kind(dispositions[0]) != "form-data":
+        raise _invalid("body", "a form whose every part has one name")
     return name
+
+
+def _kind(field: str) -> str:
+    return field.partition(";")[0].strip().lower()
+
+
+def _parameter(field: str, wanted: str) -> str | None:
+    """Return a parameter of a header field, or None where it stands there not once or not in one plain way.
+
+    Parsers disagree about one that stands twice, about backslashes, and about `name*` (RFC 7578, 4.2 forbids it).
+    """
+    values: list[str] = []
+    at = field.find(";")
+    while 0 <= at < len(field):
+        parameter = _PARAMETER.match(field, at)
+        name = "" if parameter is None or parameter["name"] is None else parameter["name"].lower()
+        if parameter is None or name.startswith(f"{wanted}*"):
+            return None
+        if name == wanted:
+            values.append(parameter["bare"] or parameter["quoted"] or "")
+        at = parameter.end()
+    return values[0] if len(values) == 1 and "\\" not in values[0] else None
 
 
 def _text(body: bytes, part: _Part) -> str:

@@ -86,4 +86,4 @@ ON CONFLICT (customer_id, window) DO UPDATE SET
 RETURNING taken;
 
 -- name: permits_taken
-SELECT taken FROM permits WHERE customer_id = :customer_id AND window = :window AND began_at = :began_at;
+SELECT taken FROM permits WHERE customer_id = :customer_id AND window = :window AND began_at >= :began_at;

@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -208,7 +209,12 @@ class SqliteStore:
         with _mapped():
             _, frames, _ = self._reader().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if frames > _MAX_WAL_FRAMES:
-                self._reader().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                # Writers wait while this does, so it must not wait for a reader; there is another time.
+                self._reader().execute("PRAGMA busy_timeout=0").fetchone()
+                try:
+                    self._reader().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                finally:
+                    self._reader().execute(f"PRAGMA busy_timeout={int(_BUSY_TIMEOUT_S * 1000)}").fetchone()
 
     # Connections.
 
@@ -220,8 +226,8 @@ class SqliteStore:
             check_same_thread=False,
             cached_statements=512,
         )
+        _turn_log_on(connection)
         for pragma in (
-            "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
             "wal_autocheckpoint=0",
@@ -286,6 +292,20 @@ class SqliteStore:
                 for statement in _statements(script.read_text(encoding="utf-8")):
                     writer.execute(statement)
             writer.execute(f"PRAGMA user_version = {len(scripts)}")
+
+
+def _turn_log_on(connection: sqlite3.Connection) -> None:
+    """Turn the log on; SQLite itself does not wait for another process that is just doing so with a fresh file."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _statements(script: str) -> Iterator[str]:
