@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the router takes, holds and waits for.  All sizes are bytes, all times seconds, per worker process."""
 
     max_connections: Count = 2048
-    """Connections of callers; one more is closed at once."""
+    """Connections of callers; one more is answered 503 and closed."""
     max_head_bytes: Count = 32 * 1024
     """Request line and header fields of one request, or the head of an upstream's answer."""
     max_body_bytes: Count = 32 << 20

@@ -103,7 +103,6 @@ def test_limits_named_in_the_text() -> None:
         ("2.2", f"a hundredth of its limit, at most {rate_limits._MAX_LOT}."),
         ("4.5", f"After {LIMITS.keep_alive_comment_s:.0f} seconds of silence"),
         ("4.6", f"up to {exchange._MAX_MESSAGE_CHARS} characters"),
-        ("4.6", f"more than {exchange._MAX_REFUSAL_BYTES >> 10} KiB"),
         ("8", f"at least every {worker._UPKEEP_S * worker._PROBE_EVERY:.0f} seconds"),
         ("11", f"at most {transcription._MAX_PARTS} parts"),
         ("11", f"at most {LIMITS.max_failover_routes} times"),

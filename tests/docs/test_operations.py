@@ -43,10 +43,6 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
 # Of these the page says more than the code does.
 OWN_WORDS = {
     "server.public_origin",
-    "log.access",
-    "limits.max_connections",
-    "upstreams.first_byte_timeout_s",
-    "upstreams.idle_timeout_s",
     "upstreams.keep_alive",
 }
 

@@ -224,6 +224,13 @@ def test_longest_event(step: int, limit_less_length: int, fault: str | None) -> 
     assert recording.out == (CONTENT if fault else CONTENT + longest)
 
 
+@pytest.mark.parametrize("name", ['"tresor"', '"\\u0074resor"'])
+def test_an_upstream_does_not_speak_in_the_routers_name(name: str) -> None:
+    recording = record([CONTENT + sse('{%s:{"receipt_id":"x"},"choices":[{"index":0}]}' % name) + FINISH + DONE])
+    assert str(recording.fault).startswith("invalid_response")
+    assert recording.out == CONTENT
+
+
 def test_what_is_held_is_bounded() -> None:
     assert record([CONTENT + FINISH + b": x\n\n" * 100 + DONE], max_event_bytes=400).fault is not None
 

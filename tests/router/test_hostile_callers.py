@@ -232,14 +232,22 @@ def test_a_caller_who_takes_nothing_is_cut(strict: Router, upstream: Upstream) -
 
 def test_a_caller_who_is_slow_gets_everything(strict: Router, upstream: Upstream) -> None:
     upstream.script(reply(completion("x" * (12 << 20))))
+    take_slowly(strict)
+
+
+def test_a_caller_who_is_slow_gets_everything_over_tls_before_it_is_closed(router: Router, alpha: Upstream) -> None:
+    alpha.script(reply(completion("x" * (4 << 20))))
+    take_slowly(router, {"Connection": "close"})
+
+
+def take_slowly(router: Router, headers: dict[str, str] | None = None) -> None:
+    """Take an answer slower than the router sends it, over several times as long as it waits for one who stops."""
     tick = threading.Event()
-    with small_window(strict) as wire:
-        wire.send(request_bytes("POST", CHAT, key=strict.key, body=chat()))
+    with small_window(router) as wire:
+        wire.send(request_bytes("POST", CHAT, key=router.key, headers=headers, body=chat("m")))
         left = int(wire.read_head().headers["content-length"]) - len(wire.read_piece())
         while left:
-            tick.wait(
-                0.01
-            )  # slower than the router could send, and several times as long as it waits for one who stops
+            tick.wait(0.012)
             piece = wire.sock.recv(64 << 10)
             assert piece, f"cut {left} bytes before the end"
             left -= len(piece)
@@ -247,7 +255,7 @@ def test_a_caller_who_is_slow_gets_everything(strict: Router, upstream: Upstream
 
 @contextlib.contextmanager
 def small_window(router: Router) -> Iterator[Wire]:
-    wire = Wire(router.address)
+    wire = router.connect()
     wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     with wire:
         yield wire

@@ -11,6 +11,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from conftest import StartRouter
+from support.certificates import Tls
 from support.router import Router, UpstreamEntry, chat, new_state, tresor, wait_until, write_config
 from support.upstream import DONE, Upstream, chunk, finish, silent, stream
 from support.wire import Wire, request_bytes
@@ -267,6 +268,13 @@ def test_a_new_key_is_used_within_seconds_and_the_old_one_still_verifies(
     assert router.verify(old.claims.jti).kid == old.kid
     assert router.jwks()[old.kid].not_after is not None
     assert (router.folder / "receipt-keys" / "slot-0.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_idle_caller_over_tls_does_not_hold_up_the_end(start_router: StartRouter, alpha: Upstream, tls: Tls) -> None:
+    router = start_router([UpstreamEntry(alpha)], tls=tls, settings={"server": {"drain_timeout_s": 100}})
+    with router.connect() as wire:
+        assert wire.ask("GET", "/healthz").status == 200
+        assert router.stop() == 0  # the test would time out first
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tresor.errors import StoreUnavailableError
-from tresor.receipts.ids import new_receipt_id
 from tresor.store.base import NewReceipt, Store
 from tresor.store.sqlite.store import SqliteStore
 
@@ -38,7 +38,7 @@ def store(open_store: OpenStore) -> Store:
 def receipts(*seqs: int, kid: str = "k", customer_id: int = 1, issued_at: int = NOW) -> list[NewReceipt]:
     return [
         NewReceipt(
-            id=new_receipt_id(), customer_id=customer_id, kid=kid, seq=seq, issued_at=issued_at, token=f"{kid}.{seq}"
+            id=str(uuid4()), customer_id=customer_id, kid=kid, seq=seq, issued_at=issued_at, token=f"{kid}.{seq}"
         )
         for seq in seqs
     ]
@@ -183,7 +183,7 @@ def test_a_receipt_is_found_by_its_owner_alone(store: Store) -> None:
     assert found is not None
     assert (found.id, found.token) == (receipt_id, "k.1")
     assert store.find_receipt(receipt_id, 8) is None
-    assert store.find_receipt(new_receipt_id(), 7) is None
+    assert store.find_receipt(str(uuid4()), 7) is None
     assert store.find_receipt("00000000-0000-0000-0000-000000000000", 7) is None
 
 
@@ -253,7 +253,7 @@ def test_a_cursor_is_the_customers_own(store: Store) -> None:
     (foreign,) = append(store, 1, customer_id=2)
     append(store, 2, customer_id=1)
     assert store.list_receipts(1, after=foreign, limit=5) is None
-    assert store.list_receipts(1, after=new_receipt_id(), limit=5) is None
+    assert store.list_receipts(1, after=str(uuid4()), limit=5) is None
     assert store.list_receipts(3, after=None, limit=5) == []
 
 
@@ -401,20 +401,6 @@ def test_a_store_that_is_opened_again_is_as_it_was_left(open_store: OpenStore) -
     assert (behind.customers(), behind.api_keys(), behind.signing_keys(), tokens(behind)) == wanted
     assert behind.take_permits(1, 60, wanted=3, limit=5, now=NOW) == (2, 0)
     assert behind.rotation_requested_at() == NOW
-
-
-def test_a_closed_store_is_unavailable(store: Store) -> None:
-    store.register_signing_key("k", "x", "y", now=NOW)
-    store.close()
-    calls: list[Callable[[], object]] = [
-        store.check,
-        store.customers,
-        store.maintain,
-        lambda: store.append_receipts(receipts(1)),
-    ]
-    for call in calls:
-        with pytest.raises(StoreUnavailableError):
-            call()
 
 
 def test_values_show_no_content() -> None:

@@ -86,13 +86,13 @@ class ReceiptIssuer:
         self._rotation_s = rotation_days * _DAY_S
         self._on_group = on_group
         self._clock = clock
+        self._rotation_handled = 0
         self._signer = self._first_signer()
         self._last_given = self._signer.last_seq
         self._waiting: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._closing = False
         self._rotate = False
-        self._rotation_handled = 0
         self._in_doubt = False
         self._to_retire: set[str] = set()
         self._loop = asyncio.get_running_loop()
@@ -241,20 +241,21 @@ class ReceiptIssuer:
             self._to_retire.discard(kid)
 
     def _first_signer(self) -> _Signer:
-        """Go on with the key of this slot if the store knows it and it is not retired; otherwise make one.
+        """Go on with the key of this slot if the store knows it and wants it; otherwise make one.
 
         A key that the store does not know signed receipts of another store, or of this one before a backup of it was
         restored: it signs no more, for its numbers would begin anew, but its public half becomes known.
         """
+        self._rotation_handled = self._store.rotation_requested_at()
         if (loaded := self._slot.load()) is not None:
             private_key, made_at = loaded
             jwk = public_jwk(private_key.public_key())
             known = next((key for key in self._store.signing_keys() if key.kid == jwk.kid), None)
             if known is None:
-                self._store.register_signing_key(jwk.kid, jwk.x, jwk.y, now=made_at)
-                self._store.retire_signing_key(jwk.kid, now=int(self._clock()))
-            elif known.retired_at is None:
+                known = self._store.register_signing_key(jwk.kid, jwk.x, jwk.y, now=made_at)
+            elif known.retired_at is None and known.created_at > self._rotation_handled:
                 return _signer(private_key, known)
+            self._store.retire_signing_key(known.kid, now=int(self._clock()))
         return self._make_signer()
 
     def _make_signer(self) -> _Signer:

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _LINGER_S: Final = 2.0  # without a byte
 _MAX_LINGER_S: Final = 30.0
+_GOODBYE_S: Final = 2.0
 _CHUNK_OVERHEAD: Final = 16
 _MAX_PIPELINED: Final = 16
 _NEVER: Final = float("inf")
@@ -146,7 +147,7 @@ class HttpConnection(asyncio.Protocol):
             self._writable.set_result(None)
         self._writable = None
         if self._leaving and self._transport is not None:
-            self._transport.close()
+            self._close(self._transport)
 
     # Called by the parser.
 
@@ -338,10 +339,12 @@ class HttpConnection(asyncio.Protocol):
         self._close_lingering()
 
     def _close(self, transport: asyncio.Transport) -> None:
-        """Close, but not under the feet of a slow caller: closing, TLS waits for a goodbye, not for a download."""
+        """Close once the caller has taken what waits; an idle one over TLS does not answer the goodbye for long."""
         self._leaving = True
         if self._writable is None:
             transport.close()
+            if self._server.draining:
+                self._server.loop.call_later(_GOODBYE_S, transport.abort)
 
     def _close_lingering(self) -> None:
         """Close once the caller has, or after a while; until then throw away what it still sends."""

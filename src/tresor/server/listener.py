@@ -12,7 +12,6 @@ __all__ = ["Listener", "server_tls_context"]
 
 _BACKLOG: Final = 1024
 _CANCEL_GRACE_S: Final = 5.0
-_GOODBYE_S: Final = 2.0  # an idle client does not look, and so does not answer the end of TLS before it asks again
 
 
 class Listener:
@@ -34,7 +33,6 @@ class Listener:
             ssl=tls,
             backlog=_BACKLOG,
             ssl_handshake_timeout=None if tls is None else self._state.limits.head_timeout_s,
-            ssl_shutdown_timeout=None if tls is None else _GOODBYE_S,
         )
 
     async def drain(self, timeout_s: float) -> None:

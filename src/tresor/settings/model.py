@@ -71,7 +71,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity written."""
     access: bool = False
-    """A line per request: method, path, status, time, customer; no body, no key."""
+    """A line per request that was handled: request id, method, endpoint, status, milliseconds; no body, no key."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,9 +132,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     connect_timeout_s: Seconds = 5.0
     """TCP and TLS handshake."""
     first_byte_timeout_s: Seconds = 120.0
-    """From the request to the first byte of a stream's answer."""
+    """Of a stream: from the request to the first event with content."""
     idle_timeout_s: Seconds = 60.0
-    """Silence inside an answer."""
+    """Silence inside a stream that has begun."""
     models: Annotated[tuple[ModelSettings, ...], msgspec.Meta(min_length=1)]
     """What it serves."""
 
