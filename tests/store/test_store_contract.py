@@ -320,8 +320,7 @@ def test_threads_and_processes_together_take_no_more_than_the_limit(open_store: 
 
     def take(store: Store, wanted: int) -> None:
         go.wait()
-        for _ in range(12):
-            taken.append(store.take_permits(1, 60, wanted=wanted, limit=100, now=NOW)[0])
+        taken.extend(store.take_permits(1, 60, wanted=wanted, limit=100, now=NOW)[0] for _ in range(12))
 
     run_together([lambda s=stores[n % 2], w=n + 1: take(s, w) for n in range(6)])  # type: ignore[misc]
     assert sum(taken) == 100

@@ -142,6 +142,28 @@ class Exchange:
         plan: what to try.
     """
 
+    __slots__ = (
+        "_body",
+        "_caller",
+        "_context",
+        "_deadline",
+        "_endpoint",
+        "_loop",
+        "_options",
+        "_parsed",
+        "_plan",
+        "_receipt_id",
+        "_recorder",
+        "_request",
+        "_request_digest",
+        "_sealed",
+        "_streaming",
+        "_tries",
+        "_upstream_request_digest",
+        "_upstream_response_digest",
+        "_usage",
+    )
+
     def __init__(
         self,
         context: Context,

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tresor.errors import RequestError
@@ -43,7 +44,7 @@ def parse_options(headers: Mapping[str, str], limits: Limits) -> ExchangeOptions
         RequestError: 400 `invalid_field`; a wish that is not understood is never dropped.
     """
     if _HEADERS.isdisjoint(headers):
-        return ExchangeOptions(True, limits.default_timeout_s, None, frozenset())
+        return _defaults(limits.default_timeout_s)
     receipt = headers.get("x-tresor-receipt", "true").lower()
     if receipt not in ("true", "false"):
         raise _invalid("X-Tresor-Receipt", "true or false")
@@ -56,6 +57,11 @@ def parse_options(headers: Mapping[str, str], limits: Limits) -> ExchangeOptions
         nonce=nonce,
         required_claims=_claims(headers.get("x-tresor-require-attestation")),
     )
+
+
+@lru_cache(maxsize=1)
+def _defaults(timeout_s: float) -> ExchangeOptions:
+    return ExchangeOptions(receipt=True, timeout_s=timeout_s, nonce=None, required_claims=frozenset())
 
 
 def _timeout_s(text: str | None, limits: Limits) -> float:

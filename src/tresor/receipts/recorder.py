@@ -381,5 +381,10 @@ def _splice_event(event: bytes, extension: bytes, *, replace: bool) -> bytes:
 def _parse_usage(usage: object) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
-    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    return Usage(*(n if type(n) is int and 0 <= n < _MAX_COUNT else None for n in counts))
+    return Usage(
+        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(usage.get("total_tokens"))
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _MAX_COUNT else None

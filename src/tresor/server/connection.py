@@ -339,7 +339,11 @@ class HttpConnection(asyncio.Protocol):
         self._close_lingering()
 
     def _close(self, transport: asyncio.Transport) -> None:
-        """Close once the caller has taken what waits; an idle one over TLS does not answer the goodbye for long."""
+        """Close once the caller has taken what waits.
+
+        TLS ends with a goodbye and waits for the caller's; one who is idle does not give it, and a process that is to
+        end does not wait for it long.
+        """
         self._leaving = True
         if self._writable is None:
             transport.close()

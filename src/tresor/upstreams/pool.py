@@ -123,13 +123,13 @@ class UpstreamPool:
         try:
             connection = await self._connect(self._loop.time() + self.settings.connect_timeout_s)
         except UpstreamError:
+            self.reachable = False  # said here alone: an exchange gives up for reasons of its caller's, too
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
 
     async def _connect(self, deadline: float) -> UpstreamConnection:
         timeout_s = min(self.settings.connect_timeout_s, max(0.0, deadline - self._loop.time()))
-        self.reachable = False
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await self._loop.create_connection(
