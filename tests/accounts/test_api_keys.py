@@ -102,7 +102,7 @@ def test_a_key_lets_its_customer_in(keys: Authenticator, authorization: str) -> 
         f"Bearer {KEY}0",
         f"Bearer {KEY[:-1]}",
         f"Bearer {KEY.upper()}",
-        f"Bearer {KEY.replace('0', '٠')}",
+        f"Bearer {KEY.replace('0', chr(0x660))}",
         f"Bearer {KEY.replace('tr-', 'tk-')}",
         "Bearer tr-" + "g" * 96,
     ],

@@ -139,12 +139,10 @@ def test_no_window_hands_out_more_than_its_limit(
     clock = Clock()
     limiters = [limiter(store, clock, minute=limit) for _ in range(3)]
     by_minute: dict[float, int] = {}
-    asked: dict[float, set[int]] = {}
     for process, count, elapsed in turns:
         clock.now += elapsed
         minute = clock.now // 60
         by_minute[minute] = by_minute.get(minute, 0) + granted(take(limiters[process], count))
-        asked.setdefault(minute, set()).add(process)
         assert by_minute[minute] <= limit
     store.close()
 

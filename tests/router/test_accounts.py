@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import openai
 import pytest
 
 from conftest import StartRouter
@@ -172,6 +173,21 @@ def test_a_limit_is_exact_over_all_workers(
             assert answer.headers["x-ratelimit-remaining"] == "0"
             assert "x-tresor-receipt-id" not in answer.headers
     assert router.complete().status == 200  # of another customer
+
+
+def test_a_limit_is_the_sdks_own_exception(start_router: StartRouter, alpha: Upstream) -> None:
+    plan = {"requests_per_minute": 1000, "requests_per_day": 1}
+    router = start_router([UpstreamEntry(alpha)], settings={"plans": {"default": plan}})
+    wait_for_room(DAY_S, 20)
+    assert router.complete().status == 200
+    http_client = openai.DefaultHttpxClient(trust_env=False)
+    with (
+        openai.OpenAI(base_url=router.base_url, api_key=router.key, max_retries=0, http_client=http_client) as client,
+        pytest.raises(openai.RateLimitError) as limited,
+    ):
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    assert limited.value.code == "rate_limit_exceeded"
+    assert int(limited.value.response.headers["retry-after"]) > 0
 
 
 def test_what_remains_is_said_of_the_window_nearest_to_its_end(start_router: StartRouter, alpha: Upstream) -> None:

@@ -112,7 +112,7 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
             "",
             'api_key_env = "NOT_THERE"\n',
             6,
-            "upstreams[0].api_key_env names an environment that holds no usable key",
+            "upstreams[0].api_key_env names no usable key: environment variable NOT_THERE",
         ),
         ("", 'api_key_file = "not-there"\n', 6, "upstreams[0].api_key_file names "),
         (
@@ -212,7 +212,7 @@ def test_the_environment_alone_is_enough(tmp_path: Path) -> None:
         ("TRESOR_UPSTREAMS__3__REGION", "x", "names no setting"),
         ("TRESOR_UPSTREAMS__ONE__REGION", "x", "names no setting"),
         ("TRESOR_SERVER__", "x", "names no setting"),
-        ("TRESOR_UPSTREAMS__0__API_KEY_ENV", "NOT_THERE", "upstreams[0].api_key_env names an environment that"),
+        ("TRESOR_UPSTREAMS__0__API_KEY_ENV", "NOT_THERE", "upstreams[0].api_key_env names no usable key"),
         ("TRESOR_UPSTREAMS__0__BASE_URL", "http://10.0.0.1", "upstreams[0].base_url would send prompts in the clear"),
     ],
 )

@@ -204,6 +204,16 @@ def test_readiness_follows_the_upstream_and_liveness_does_not(start_router: Star
         wait_until(router.is_ready, "the router notices that it is back")
 
 
+def test_callers_without_patience_do_not_make_the_router_unready(start_router: StartRouter, tls: Tls) -> None:
+    with Upstream(tls.server_context()) as upstream:
+        entry = UpstreamEntry(upstream, settings={"ca_file": str(tls.ca_file), "keep_alive": False})
+        router = start_router([entry], settings={"limits": {"upstream_keep_alive_s": 0.1}})
+        wait_until(lambda: not upstream.is_connected, "no connection is kept")
+        answer = router.complete(X_Tresor_Timeout_Seconds="0.000000001")
+        assert answer.status == 504
+        assert router.is_ready()
+
+
 def test_a_router_starts_while_its_upstream_is_down(tmp_path: Path) -> None:
     config = write_config(tmp_path, [UpstreamEntry("http://127.0.0.1:1/v1")])
     router = Router(config, tls=None, key=new_state(config))

@@ -3,7 +3,7 @@
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from conftest import StartRouter
 from support.router import Router, UpstreamEntry, chat, tresor, wait_until, write_config
 from support.upstream import Upstream, chunk
-from support.wire import Answer
+from support.wire import Answer, request_bytes
 
 Fault = Callable[[Router], AbstractContextManager[None]]
 FILES = ("tresor.db", "tresor.db-wal", "tresor.db-shm")
@@ -112,6 +112,29 @@ def test_while_another_process_holds_the_store_receipts_are_read_and_none_is_nam
         check_refused(router.complete())
         assert router.verify(receipt_id).claims.seq == 1
     assert router.verify(router.complete().receipt_id).claims.seq == 2
+
+
+def test_when_too_many_receipts_wait_nothing_more_is_forwarded(start_router: StartRouter, alpha: Upstream) -> None:
+    router = start_router([UpstreamEntry(alpha)], settings={"limits": {"max_pending_receipts": 2}})
+    router.complete()
+    with ExitStack() as stack:
+        waiting = []
+        with locked(router):
+            for _ in range(20):
+                wire = stack.enter_context(router.connect())
+                wire.send(request_bytes("POST", "/v1/chat/completions", key=router.key, body=chat()))
+                wire.sock.settimeout(0.25)
+                try:
+                    check_refused(wire.read_answer())
+                    break
+                except TimeoutError:
+                    waiting.append(wire)
+            assert 3 <= len(waiting) < 20
+            assert len(alpha.requests) == 1 + len(waiting)
+        for wire in waiting:
+            wire.sock.settimeout(30)
+            assert wire.read_answer().status == 200
+    assert router.complete().status == 200
 
 
 def test_a_worker_that_cannot_come_back_leaves_the_others_alone(start_router: StartRouter, alpha: Upstream) -> None:

@@ -32,8 +32,10 @@ CATALOGUE = Catalogue(
 ALL_M = ["eu/alpha/m", "us/beta/m", "eu/beta/m"]
 
 
-def candidates(model: str, *failover: str, model_type: ModelType = "chat", **members: str) -> list[str]:
-    requested = parse_route(model, param="model", **members)
+def candidates(
+    model: str, *failover: str, model_type: ModelType = "chat", region: str | None = None, provider: str | None = None
+) -> list[str]:
+    requested = parse_route(model, param="model", region=region, provider=provider)
     others = [parse_route(text, param=f"failover[{n}]") for n, text in enumerate(failover)]
     plan = make_plan(CATALOGUE, requested, others, model_type)
     assert plan.requested == requested
@@ -98,7 +100,7 @@ def test_a_member_that_contradicts_the_model_is_refused(text: str, members: dict
 def test_candidates_come_in_their_order(
     model: str, failover: list[str], members: dict[str, str], wanted: list[str]
 ) -> None:
-    assert candidates(model, *failover, **members) == wanted
+    assert candidates(model, *failover, region=members.get("region"), provider=members.get("provider")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -163,13 +165,13 @@ def test_a_plan_has_each_candidate_once_in_order_and_nothing_else(
         ]
         for wanted in (requested, *failover)
     ]
-    try:
-        plan = make_plan(catalogue, requested, failover, model_type)
-    except RequestError as error:
+    if [] in named:
+        with pytest.raises(RequestError) as caught:
+            make_plan(catalogue, requested, failover, model_type)
         unnamed = named.index([])
-        assert error.param == ("model" if unnamed == 0 else f"failover[{unnamed - 1}]")
+        assert caught.value.param == ("model" if unnamed == 0 else f"failover[{unnamed - 1}]")
         return
-    assert all(named)
+    plan = make_plan(catalogue, requested, failover, model_type)
     assert list(plan.candidates) == list(dict.fromkeys(route for group in named for route in group))
     assert plan.candidates[: len(named[0])] == tuple(named[0])
     assert make_plan(catalogue, requested, failover, model_type) == plan
@@ -179,8 +181,7 @@ def test_a_plan_has_each_candidate_once_in_order_and_nothing_else(
 def test_any_text_is_a_route_or_refused(text: str, region: str | None, provider: str | None) -> None:
     try:
         route = parse_route(text, param="model", region=region, provider=provider)
-    except RequestError as error:
-        assert error.status in (400, 404)
+    except RequestError:
         return
     assert str(route).count("/") == 2
     assert parse_route(str(route), param="model", region=region, provider=provider) == route

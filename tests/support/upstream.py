@@ -27,7 +27,6 @@ __all__ = [
     "ReceivedRequest",
     "Script",
     "Upstream",
-    "by_request",
     "chunk",
     "chunked",
     "completion",
@@ -85,8 +84,7 @@ class ReceivedRequest:
 class Call:
     """One request that a script answers."""
 
-    def __init__(self, upstream: "Upstream", sock: socket.socket, request: ReceivedRequest) -> None:
-        self._upstream = upstream
+    def __init__(self, sock: socket.socket, request: ReceivedRequest) -> None:
         self._sock = sock
         self.request = request
         self.open = True
@@ -193,6 +191,12 @@ class Upstream:
         """How many connections were ever accepted."""
         return self._accepted
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is open now."""
+        with self._changed:
+            return bool(self._connections)
+
     def drop_connections(self) -> None:
         """Close every open connection, idle ones included."""
         with self._changed:
@@ -228,7 +232,7 @@ class Upstream:
             with self._changed:
                 self._connections.add(sock)
             for request in _requests(sock, number):
-                call = Call(self, sock, request)
+                call = Call(sock, request)
                 self._next_script(request)(call)
                 if not call.open:
                     return
@@ -394,15 +398,6 @@ def hang_up(*, reset: bool = False) -> Script:
 def silent(call: Call) -> None:
     """Answer nothing and wait until the router gives up."""
     call.wait_cancelled()
-
-
-def by_request(choose: Callable[[ReceivedRequest], Script]) -> Script:
-    """Choose the script by looking at the request."""
-
-    def script(call: Call) -> None:
-        choose(call.request)(call)
-
-    return script
 
 
 def _send_parts(call: Call, parts: Sequence[Part], coded: Callable[[bytes], bytes]) -> None:

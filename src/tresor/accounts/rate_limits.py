@@ -42,6 +42,7 @@ class _Lot:
     taken: int = 0
     left_in_store: int = 0
     exhausted: bool = False
+    refilling: asyncio.Task[None] | None = None
 
 
 class RateLimiter:
@@ -67,7 +68,9 @@ class RateLimiter:
         day = self._lot(key.customer_id, _DAY_S, now)
         for lot, window, limit in ((minute, _MINUTE_S, plan.requests_per_minute), (day, _DAY_S, plan.requests_per_day)):
             while lot.held < 1 and not lot.exhausted:
-                await self._refill(lot, key.customer_id, window, limit)
+                # All who find it empty wait for one refill, which goes on where one of them leaves.
+                lot.refilling = lot.refilling or asyncio.create_task(self._refill(lot, key.customer_id, window, limit))
+                await asyncio.shield(lot.refilling)
             if lot.held < 1:
                 minute.held += lot is day  # given back
                 return Allowance(limit, 0, retry_after_s=lot.began_at + window - now)
@@ -97,3 +100,4 @@ class RateLimiter:
         lot.taken += taken
         lot.left_in_store = left
         lot.exhausted = taken == 0
+        lot.refilling = None

@@ -77,7 +77,7 @@ class LoadedSettings:
         """Origin callers use: as set, or made from the address the router listens on."""
         server = self.settings.server
         scheme = "http" if server.tls_key_file is None else "https"
-        return server.public_origin or f"{scheme}://{server.listen}"
+        return f"{scheme}://{server.listen}" if server.public_origin is None else server.public_origin
 
 
 def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool = True) -> LoadedSettings:
@@ -184,8 +184,10 @@ class _Places:
     def refuse(self, at: Path_, fault: str) -> NoReturn:
         """Raise `SettingsError` for the setting `at`, naming the nearest place that is known."""
         name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at).lstrip(".")
-        if at in self.variables:
-            raise SettingsError(f"environment variable {self.variables[at]}: {name} {fault}")
+        inside = (variable for steps, variable in self.variables.items() if at and steps[: len(at)] == at)
+        variable = self.variables.get(at) or (None if at in self._lines else next(inside, None))
+        if variable is not None:
+            raise SettingsError(f"environment variable {variable}: {name} {fault}")
         line = next((self._lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self._lines), None)
         if line is None and at:
             line = min((line for known, line in self._lines.items() if known[: len(at)] == at), default=None)

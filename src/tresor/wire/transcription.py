@@ -61,7 +61,7 @@ class TranscriptionRequest:
                 kept.append(self.body[at : part.start])
                 at = part.content_end
         kept.append(self.body[at:])
-        return b"".join(kept)
+        return b"".join(kept).removeprefix(b"\r\n")  # of the second part, where the first one went
 
 
 def parse_transcription_request(body: bytes, content_type: str, max_failover: int) -> TranscriptionRequest:
