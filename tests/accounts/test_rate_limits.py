@@ -131,7 +131,7 @@ def test_two_processes_together_hand_out_the_limit_and_no_more(store: CountingSt
     limit=st.integers(1, 400),
     turns=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40), st.sampled_from([0, 0, 0, 20])), max_size=20),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_no_window_hands_out_more_than_its_limit(
     tmp_path_factory: pytest.TempPathFactory, limit: int, turns: list[tuple[int, int, int]]
 ) -> None:

@@ -226,7 +226,8 @@ def test_longest_event(step: int, limit_less_length: int, fault: str | None) -> 
 
 @pytest.mark.parametrize("name", ['"tresor"', '"\\u0074resor"'])
 def test_an_upstream_does_not_speak_in_the_routers_name(name: str) -> None:
-    recording = record([CONTENT + sse('{%s:{"receipt_id":"x"},"choices":[{"index":0}]}' % name) + FINISH + DONE])
+    foreign = sse("{" + name + ':{"receipt_id":"x"},"choices":[{"index":0}]}')
+    recording = record([CONTENT + foreign + FINISH + DONE])
     assert str(recording.fault).startswith("invalid_response")
     assert recording.out == CONTENT
 

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -34,19 +35,23 @@ def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def send_chat(wire: Wire, router: Router, body: bytes) -> None:
-    wire.send(request_bytes("POST", "/v1/chat/completions", key=router.key, body=body))
+def send_chat(wire: Wire, router: Router, body: bytes, *, nonce: str | None = None) -> None:
+    headers = {} if nonce is None else {"X-Tresor-Nonce": nonce}
+    wire.send(request_bytes("POST", "/v1/chat/completions", key=router.key, body=body, headers=headers))
 
 
-def newest_receipt(router: Router, outcome: str) -> ReceiptClaims:
-    """Wait until the newest receipt has this outcome; return its claims."""
+def receipt_with(router: Router, nonce: str) -> ReceiptClaims:
+    """Wait for the receipt of an exchange whose id was told to nobody; return its claims."""
+    found: list[ReceiptClaims] = []
 
-    def newest() -> str | None:
-        entries = router.ask("GET", "/v1/receipts?limit=1", key=router.key).json["data"]
-        return str(entries[0]["id"]) if entries and entries[0]["outcome"] == outcome else None
+    def look() -> bool:
+        entries = router.ask("GET", "/v1/receipts?limit=10", key=router.key).json["data"]
+        receipts = [router.verify(entry["id"]).claims for entry in entries]
+        found.extend(claims for claims in receipts if claims.nonce == nonce)
+        return bool(found)
 
-    wait_until(newest, f"there is a receipt {outcome}")
-    return router.verify(newest() or "").claims
+    wait_until(look, "the receipt is there")
+    return found[0]
 
 
 def has_receipt(router: Router, receipt_id: str) -> bool:
@@ -149,12 +154,14 @@ def test_a_caller_who_leaves_ends_the_upstream_call_and_the_receipt_says_so(rout
 
 @pytest.mark.parametrize("stream_wanted", [False, True])
 def test_a_caller_who_leaves_before_the_first_byte(router: Router, alpha: Upstream, stream_wanted: bool) -> None:
+    nonce = uuid4().hex
     alpha.script(silent)
     with router.connect() as wire:
-        send_chat(wire, router, chat("solo", stream=stream_wanted))
+        send_chat(wire, router, chat("solo", stream=stream_wanted), nonce=nonce)
         alpha.wait_for(1)
     assert alpha.last.cancelled.wait(10)
-    claims = newest_receipt(router, "client_disconnected")
+    claims = receipt_with(router, nonce)
+    assert claims.outcome == "client_disconnected"
     assert (claims.status, claims.routed_model, claims.response_digest) == (None, None, sha256(b""))
     assert claims.upstream_request_digest == sha256(alpha.last.body)
     assert claims.stream is stream_wanted
@@ -172,13 +179,14 @@ def test_a_caller_who_leaves_while_the_finish_chunk_waits(router: Router, alpha:
 
 
 def test_a_caller_who_leaves_a_queue_of_requests(router: Router, alpha: Upstream) -> None:
+    nonce = uuid4().hex
     alpha.script(silent)
     with router.connect() as wire:
         for _ in range(3):
-            send_chat(wire, router, chat("solo"))
+            send_chat(wire, router, chat("solo"), nonce=nonce)
         alpha.wait_for(1)
     assert alpha.last.cancelled.wait(10)
-    newest_receipt(router, "client_disconnected")
+    assert receipt_with(router, nonce).outcome == "client_disconnected"
     assert len(alpha.requests) == 1
 
 

@@ -224,7 +224,7 @@ def expected(value: dict[str, Any], upstream_name: str) -> dict[str, Any]:
     around=st.tuples(spaces, spaces, spaces),
     upstream_name=st.sampled_from(["m", "openai/gpt", 'quo"te\\', "ü\u2028", "\n"]),
 )
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_the_forwarded_body_is_the_callers_with_the_edits_and_no_other(
     members: list[tuple[str, str, str]], around: tuple[str, str, str], upstream_name: str
 ) -> None:

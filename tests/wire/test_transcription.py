@@ -276,7 +276,7 @@ def forms(draw: st.DrawFn) -> tuple[bytes, list[Part]]:
     epilogue=st.sampled_from([b"", b"\r\n", b"\r\nbehind\r\n--B"]),
     upstream_name=st.sampled_from(["m", "up/ü", "x" * 99]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_the_forwarded_form_is_the_callers_without_tresors_parts(
     drawn: tuple[bytes, list[Part]], epilogue: bytes, upstream_name: str
 ) -> None:
@@ -325,7 +325,7 @@ pieces = st.lists(
 
 
 @given(body=pieces, content_type=pieces.map(lambda piece: "multipart/form-data; boundary=B" + piece.decode()))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_any_damaged_form_is_a_request_or_refused(body: bytes, content_type: str) -> None:
     with contextlib.suppress(RequestError):
         parse(form(FILE, MODEL)[: -len(b"--B--\r\n")] + body, content_type).forwarded("u")

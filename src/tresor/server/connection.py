@@ -286,6 +286,7 @@ class HttpConnection(asyncio.Protocol):
         self._responded = False
         self._server.serving += 1
         self._task = self._server.loop.create_task(self._run(request))
+        self._task.add_done_callback(self._served)  # which comes even where the task is cancelled before its first step
 
     async def _run(self, request: Request) -> None:
         try:
@@ -299,11 +300,11 @@ class HttpConnection(asyncio.Protocol):
             if request.status is None:
                 fault = RequestError(500, "internal_error", "something went wrong here, not with your request")
                 request.respond(fault.status, encode_envelope(fault, request.id))
-        finally:
-            self._served(request)
 
-    def _served(self, request: Request) -> None:
-        self._serving = self._task = None
+    def _served(self, _task: "asyncio.Task[None]") -> None:
+        request, self._serving, self._task = self._serving, None, None
+        if request is None:
+            raise RuntimeError("a task ended that served nothing")
         self._server.serving -= 1
         self._release(request)
         if self._transport is None or self._lingering or self._leaving or self._transport.is_closing():

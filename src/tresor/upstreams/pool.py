@@ -139,11 +139,15 @@ class UpstreamPool:
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
-        except TimeoutError as error:
-            raise UpstreamError("timeout", "the upstream did not accept a connection in time") from error
-        except ssl.SSLError as error:
-            raise UpstreamError("tls_failed", "the TLS handshake with the upstream failed") from error
-        except OSError as error:
-            raise UpstreamError("connect_failed", "the upstream cannot be reached") from error
+        except OSError as error:  # TimeoutError and SSLError are kinds of it
+            raise _connect_error(error) from error
         self.reachable = True
         return connection
+
+
+def _connect_error(error: OSError) -> UpstreamError:
+    if isinstance(error, TimeoutError):
+        return UpstreamError("timeout", "the upstream did not accept a connection in time")
+    if isinstance(error, ssl.SSLError):
+        return UpstreamError("tls_failed", "the TLS handshake with the upstream failed")
+    return UpstreamError("connect_failed", "the upstream cannot be reached")
