@@ -25,6 +25,7 @@ __all__ = ["SqliteStore"]
 
 _BUSY_TIMEOUT_S: Final = 5.0
 _MIN_SQLITE: Final = (3, 37, 0)  # STRICT tables
+_RESTART_WAIT_MS: Final = 50
 _MAX_WAL_FRAMES: Final = 2_000  # pages of 4 KiB
 _NEWEST: Final = 1 << 62
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -209,8 +210,8 @@ class SqliteStore:
         with _mapped():
             _, frames, _ = self._reader().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if frames > _MAX_WAL_FRAMES:
-                # Writers wait while this does, so it must not wait for a reader; there is another time.
-                self._reader().execute("PRAGMA busy_timeout=0").fetchone()
+                # Long enough to come between two commits; a reader that is not done by then must not hold them up.
+                self._reader().execute(f"PRAGMA busy_timeout={_RESTART_WAIT_MS}").fetchone()
                 try:
                     self._reader().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
                 finally:
