@@ -103,13 +103,13 @@ _GOALS = (
 
 
 def _ratio(value: float) -> str:
-    if value >= 10:  # noqa: PLR2004
+    if value >= 10:  # noqa: PLR2004 - three digits say enough
         return f"{value:.0f}x"
-    return f"{value:.2f}x" if value >= 0.2 else f"{value:.3f}x"  # noqa: PLR2004
+    return f"{value:.2f}x" if value >= 0.2 else f"{value:.3f}x"  # noqa: PLR2004 - likewise
 
 
 def _number(value: float) -> str:
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"  # noqa: PLR2004
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"  # noqa: PLR2004 - likewise
     return text.replace(",", "\N{NO-BREAK SPACE}")
 
 

@@ -79,5 +79,5 @@ class Metrics:
 def collect(folder: Path) -> bytes:
     """Return the counters of all processes, living and dead, in Prometheus' text format."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]  # the library types it not
     return generate_latest(registry)
