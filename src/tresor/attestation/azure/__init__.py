@@ -1,0 +1,1 @@
+"""Azure confidential virtual machines behind their vTPM (docs/spec/attestation.md)."""

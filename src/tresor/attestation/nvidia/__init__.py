@@ -1,0 +1,1 @@
+"""NVIDIA GPUs (docs/spec/attestation.md)."""

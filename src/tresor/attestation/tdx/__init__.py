@@ -1,0 +1,1 @@
+"""Intel TDX (docs/spec/attestation.md)."""

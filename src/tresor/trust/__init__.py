@@ -1,0 +1,1 @@
+"""The release ceremony: workload identity manifests, trust bundles, and the offline root that signs them."""
