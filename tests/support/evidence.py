@@ -1,10 +1,10 @@
 """Evidence of real hardware for the tests: copies under tests/vectors/evidence, the rest beside the checkout."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 __all__ = ["facts", "sample", "verify_at"]
@@ -23,7 +23,7 @@ def sample(name: str) -> Path:
 
 def facts(name: str) -> dict[str, Any]:
     """Return what is known to be true about a sample."""
-    known: dict[str, Any] = json.loads((sample(name) / "facts.json").read_bytes())
+    known: dict[str, Any] = msgspec.json.decode((sample(name) / "facts.json").read_bytes())
     return known
 
 
