@@ -12,6 +12,7 @@
     ├── RequestError                 the answer to this request is an error envelope
     ├── StoreUnavailableError        the store did not take or give what was asked
     ├── KeyFileError                 a signing key file cannot be used
+    ├── KeyNotAttestedError          evidence that binds a signing key could not be had
     └── UpstreamError                an upstream did not answer as it should
 
 Callers branch on the class; programs branch on `code`, which never changes once released.  A message says what was got
@@ -29,6 +30,7 @@ __all__ = [
     "Finding",
     "JsonError",
     "KeyFileError",
+    "KeyNotAttestedError",
     "ReceiptCode",
     "ReceiptError",
     "ReceiptMalformedError",
@@ -218,6 +220,19 @@ class KeyFileError(TresorError):
     """A signing key file cannot be read, written, or is in use by another process."""
 
     code = "key_file_unusable"
+
+
+class KeyNotAttestedError(TresorError):
+    """Evidence that binds a signing key could not be had; `code` says which step failed.
+
+    Args:
+        code: stable word of the step, such as `source_unavailable`.
+        message: for the operator.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 AttemptReason = Literal[

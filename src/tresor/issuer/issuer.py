@@ -12,13 +12,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tresor.errors import KeyFileError, StoreUnavailableError
-from tresor.issuer.key_files import KeySlot
+from tresor.errors import KeyFileError, KeyNotAttestedError, StoreUnavailableError
+from tresor.issuer.keys import KeyAttestation, KeySource
 from tresor.issuer.store_thread import StoreThread
 from tresor.jose.jwk import Jwk, public_jwk
 from tresor.jose.jws import encode_protected_header, sign_compact
@@ -39,20 +39,56 @@ _DAY_S: Final = 86_400
 
 @dataclass(slots=True, repr=False)
 class _Signer:
-    """The key that signs now.  `last_seq` is the number of the last durable receipt."""
+    """The key that signs now, and what binds it.
+
+    Attributes:
+        last_seq: number of the last durable receipt.
+        attestation: evidence that binds the key; None where nothing is attested, or nothing is yet.
+        members: the payload's beginning: the claim `router_attestation` and a comma, encoded once.
+        referred_to: whether a receipt refers to it already.
+        unstored: evidence that receipts refer to and the store does not have yet.
+    """
 
     kid: str
     private_key: ec.EllipticCurvePrivateKey
     protected_header: bytes
     created_at: int
     last_seq: int
+    attestation: KeyAttestation | None = None
+    members: bytes = b""
+    referred_to: bool = False
+    unstored: list[KeyAttestation] = field(default_factory=list)
+
+    def bind(self, attestation: KeyAttestation | None) -> None:
+        """Let receipts refer to `attestation` from now on."""
+        self.attestation = attestation
+        self.members = b"" if attestation is None else b'"router_attestation":' + attestation.block + b","
+        self.referred_to = False
+
+    def sign(self, pending: "_Pending", *, issued_at: int, seq: int) -> NewReceipt:
+        """Sign a receipt as number `seq` of this key."""
+        if self.attestation is not None and not self.referred_to:
+            self.unstored.append(self.attestation)
+            self.referred_to = True
+        claims = complete_draft(pending.draft, iat=issued_at, seq=seq)
+        payload = encode_claims(claims, self.members + pending.members)
+        return NewReceipt(
+            id=claims.jti,
+            customer_id=pending.customer_id,
+            kid=self.kid,
+            seq=seq,
+            issued_at=issued_at,
+            token=sign_compact(self.private_key, self.protected_header, payload),
+        )
 
 
 @dataclass(slots=True, repr=False)
 class _Pending:
     draft: ReceiptDraft
-    receipt: NewReceipt
+    members: bytes
+    customer_id: int
     durable: asyncio.Future[None]
+    receipt: NewReceipt = field(init=False)
 
 
 class ReceiptIssuer:
@@ -60,7 +96,7 @@ class ReceiptIssuer:
 
     Args:
         store: where receipts go.
-        slot: this process's place for its key.
+        keys: where this process has its keys from.
         max_pending: receipts that may wait before `saturated` says so.
         rotation_days: age at which the key is replaced; 0 for never.
         on_group: told the size and duration (seconds) of each durable group.
@@ -68,12 +104,15 @@ class ReceiptIssuer:
 
     Raises:
         KeyFileError, StoreUnavailableError: no key could be had and made known.
+
+    Attributes:
+        attestation_fault: why evidence could not be had when it was asked for last; None where it could.
     """
 
     def __init__(
         self,
         store: Store,
-        slot: KeySlot,
+        keys: KeySource,
         *,
         max_pending: int,
         rotation_days: int,
@@ -81,12 +120,13 @@ class ReceiptIssuer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._slot = slot
+        self._keys = keys
         self._max_pending = max_pending
         self._rotation_s = rotation_days * _DAY_S
         self._on_group = on_group
         self._clock = clock
         self._rotation_handled = 0
+        self.attestation_fault: str | None = None
         self._signer = self._first_signer()
         self._last_given = self._signer.last_seq
         self._waiting: deque[_Pending] = deque()
@@ -112,8 +152,31 @@ class ReceiptIssuer:
         """Whether receipts are signed and stored: the key is there and the issuer runs."""
         return not self._task.done()
 
-    def issue(self, draft: ReceiptDraft, customer_id: int) -> asyncio.Future[None]:
+    @property
+    def attestation(self) -> KeyAttestation | None:
+        """What binds the key that signs now; None where nothing does."""
+        return self._signer.attestation
+
+    @property
+    def signing_key(self) -> ec.EllipticCurvePrivateKey:
+        """The key that signs now, for whoever has it bound anew."""
+        return self._signer.private_key
+
+    @property
+    def may_sign(self) -> bool:
+        """Whether evidence binds the key now, where it must."""
+        attestation = self._signer.attestation
+        return not self._keys.attested or (attestation is not None and self._clock() < attestation.expires_at)
+
+    def issue(
+        self, draft: ReceiptDraft, customer_id: int, *, inference_attestation: bytes | None = None
+    ) -> asyncio.Future[None]:
         """Have a receipt signed and stored.
+
+        Args:
+            draft: what it says.
+            customer_id: whose it is.
+            inference_attestation: the claim of that name, as JSON.
 
         Returns:
             A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it
@@ -124,12 +187,15 @@ class ReceiptIssuer:
         """
         if self._task.done():
             raise StoreUnavailableError("the issuer has stopped")
+        if not self.may_sign:
+            raise StoreUnavailableError("the evidence that binds the signing key has run out")
+        members = b"" if inference_attestation is None else b'"inference_attestation":' + inference_attestation + b","
         self._last_given += 1
-        receipt = _sign(self._signer, draft, customer_id, int(self._clock()), self._last_given)
-        durable = self._loop.create_future()
-        self._waiting.append(_Pending(draft, receipt, durable))
+        pending = _Pending(draft, members, customer_id, self._loop.create_future())
+        pending.receipt = self._signer.sign(pending, issued_at=int(self._clock()), seq=self._last_given)
+        self._waiting.append(pending)
         self._work.set()
-        return durable
+        return pending.durable
 
     async def consider_rotation(self) -> None:
         """Replace the key if its age or an operator asks for it; called about once a second.
@@ -145,6 +211,20 @@ class ReceiptIssuer:
             self._rotation_handled = asked_at
             self._rotate = True
             self._work.set()
+
+    async def renew_attestation(self) -> None:
+        """Have the key that signs bound anew; what binds it now goes on until then, while it lasts."""
+        signer = self._signer
+        try:
+            attestation = await asyncio.to_thread(self._keys.attest, signer.private_key)
+        except KeyNotAttestedError as error:
+            if self.attestation_fault is None:
+                _log.error("evidence not renewed", extra={"code": error.code, "fault": str(error)})
+            self.attestation_fault = f"{error.code}: {error}"
+            return
+        self.attestation_fault = None
+        if self._signer is signer:  # not replaced meanwhile, with evidence of its own
+            signer.bind(attestation)
 
     async def close(self) -> None:
         """Store what waits, and stop."""
@@ -186,7 +266,11 @@ class ReceiptIssuer:
                 known = await self._thread.call(self._register, self._signer.private_key)
                 self._signer.last_seq = known.last_seq
                 self._in_doubt = False
-            await self._thread.call(self._store.append_receipts, self._in_order(group))
+            receipts = self._in_order(group)
+            while unstored := self._signer.unstored:
+                await self._thread.call(self._store_evidence, unstored[0])
+                del unstored[0]
+            await self._thread.call(self._store.append_receipts, receipts)
         except StoreUnavailableError as error:
             fault = error
         except Exception as error:  # noqa: BLE001 - whatever it was, the exchanges that wait must hear of it
@@ -215,7 +299,7 @@ class ReceiptIssuer:
         for seq, pending in enumerate(group, start=signer.last_seq + 1):
             receipt = pending.receipt
             if receipt.seq != seq or receipt.kid != signer.kid:
-                receipt = _sign(signer, pending.draft, receipt.customer_id, receipt.issued_at, seq)
+                receipt = signer.sign(pending, issued_at=receipt.issued_at, seq=seq)
             receipts.append(receipt)
         return receipts
 
@@ -229,7 +313,7 @@ class ReceiptIssuer:
             self._in_doubt = False
             self._to_retire.add(old.kid)
             await self._thread.call(self._retire)
-        except (KeyFileError, StoreUnavailableError) as error:
+        except (KeyFileError, KeyNotAttestedError, StoreUnavailableError) as error:
             self._rotation_handled = 0  # to be tried again
             _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
         else:
@@ -247,7 +331,7 @@ class ReceiptIssuer:
         restored: it signs no more, for its numbers would begin anew, but its public half becomes known.
         """
         self._rotation_handled = self._store.rotation_requested_at()
-        if (loaded := self._slot.load()) is not None:
+        if (loaded := self._keys.load()) is not None:
             private_key, made_at = loaded
             jwk = public_jwk(private_key.public_key())
             known = next((key for key in self._store.signing_keys() if key.kid == jwk.kid), None)
@@ -256,11 +340,24 @@ class ReceiptIssuer:
             elif known.retired_at is None and known.created_at > self._rotation_handled:
                 return _signer(private_key, known)
             self._store.retire_signing_key(known.kid, now=int(self._clock()))
-        return self._make_signer()
+        try:
+            return self._make_signer()
+        except KeyNotAttestedError as error:  # it may be had later; until then this process is not ready
+            _log.error("no evidence", extra={"code": error.code, "fault": str(error)})
+            self.attestation_fault = f"{error.code}: {error}"
+        private_key = self._keys.make()
+        return _signer(private_key, self._register(private_key))
 
     def _make_signer(self) -> _Signer:
-        private_key = self._slot.make()
-        return _signer(private_key, self._register(private_key))
+        """Make a key and the evidence that binds it, together."""
+        private_key = self._keys.make()
+        attestation = self._keys.attest(private_key)
+        signer = _signer(private_key, self._register(private_key))
+        signer.bind(attestation)
+        return signer
+
+    def _store_evidence(self, attestation: KeyAttestation) -> None:
+        self._store.put_evidence(attestation.evidence, used_until=int(attestation.expires_at) + 1)
 
     def _register(self, private_key: ec.EllipticCurvePrivateKey) -> SigningKey:
         jwk = public_jwk(private_key.public_key())
@@ -274,18 +371,6 @@ def _signer(private_key: ec.EllipticCurvePrivateKey, known: SigningKey) -> _Sign
         protected_header=encode_protected_header(known.kid),
         created_at=known.created_at,
         last_seq=known.last_seq,
-    )
-
-
-def _sign(signer: _Signer, draft: ReceiptDraft, customer_id: int, now: int, seq: int) -> NewReceipt:
-    claims = complete_draft(draft, iat=now, seq=seq)
-    return NewReceipt(
-        id=claims.jti,
-        customer_id=customer_id,
-        kid=signer.kid,
-        seq=seq,
-        issued_at=now,
-        token=sign_compact(signer.private_key, signer.protected_header, encode_claims(claims)),
     )
 
 

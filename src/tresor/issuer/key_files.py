@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tresor.errors import KeyFileError
+from tresor.issuer.keys import KeyAttestation
 
 __all__ = ["KeySlot"]
 
@@ -54,6 +55,15 @@ class KeySlot:
 
     def __repr__(self) -> str:
         return f"<KeySlot {self._file.name}>"
+
+    @property
+    def attested(self) -> bool:
+        """Keys in files are bound to nothing."""
+        return False
+
+    def attest(self, key: ec.EllipticCurvePrivateKey) -> KeyAttestation | None:  # noqa: ARG002 - as KeySource has it
+        """Return None: keys in files are bound to nothing."""
+        return None
 
     def load(self) -> tuple[ec.EllipticCurvePrivateKey, int] | None:
         """Return the key of the process that held this slot before and since when it is there, or None for no key.

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from tresor.attestation.blocks import InferenceAttestation, RouterAttestation
 from tresor.encodings import parse_json
 from tresor.errors import AttemptReason, JsonError, ReceiptCode, ReceiptMalformedError
 
@@ -84,6 +85,9 @@ class ReceiptDraft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class ReceiptClaims(ReceiptDraft, frozen=True, kw_only=True, omit_defaults=True):
     """Claims of a receipt, docs/spec/receipt.md section 3.  Times are Unix seconds (RFC 7519, section 2)."""
 
+    router_attestation: RouterAttestation | None = None
+    inference_attestation: InferenceAttestation | None = None
+
     iat: Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800)]  # the year 10000, which RFC 3339 cannot write
     seq: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
 
@@ -93,9 +97,16 @@ def complete_draft(draft: ReceiptDraft, *, iat: int, seq: int) -> ReceiptClaims:
     return ReceiptClaims(**msgspec.structs.asdict(draft), iat=iat, seq=seq)
 
 
-def encode_claims(claims: ReceiptClaims) -> bytes:
-    """Encode claims as the JSON payload of a receipt."""
-    return _encoder.encode(claims)
+def encode_claims(claims: ReceiptClaims, members: bytes = b"") -> bytes:
+    """Encode claims as the JSON payload of a receipt.
+
+    Args:
+        claims: what the receipt says, without what stands in `members`.
+        members: attestation blocks that are the same for many receipts and were encoded before: JSON members, each
+            with a comma behind it, set at the payload's beginning.
+    """
+    encoded = _encoder.encode(claims)
+    return b"".join((b"{", members, encoded[1:])) if members else encoded
 
 
 def parse_claims(payload: bytes) -> ReceiptClaims:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["ApiKey", "Customer", "NewReceipt", "SigningKey", "Store", "StoredReceipt"]
+__all__ = ["ApiKey", "Customer", "EvidenceItem", "NewReceipt", "SigningKey", "Store", "StoredReceipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,18 @@ class StoredReceipt(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         return f"<StoredReceipt {self.id}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EvidenceItem:
+    """Something that receipts refer to by `digest`, the SHA-256 (32 bytes) of `data`."""
+
+    digest: bytes
+    media_type: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"<EvidenceItem {self.digest.hex()[:16]} {self.media_type} {len(self.data)} bytes>"
 
 
 class Store(Protocol):
@@ -136,7 +148,18 @@ class Store(Protocol):
         """Return a customer's receipts, newest first, those behind `after`; None where `after` is not theirs."""
 
     def delete_receipts(self, issued_before: int, *, limit: int) -> int:
-        """Delete at most `limit` receipts issued before an instant, oldest first; return how many."""
+        """Delete at most `limit` receipts issued before an instant, oldest first; return how many.
+
+        Evidence that no receipt can refer to any more goes with them.
+        """
+
+    # Evidence that receipts refer to.
+
+    def put_evidence(self, items: Sequence[EvidenceItem], *, used_until: int) -> None:
+        """Keep items, each once, for as long as a receipt that was issued up to `used_until` is kept."""
+
+    def find_evidence(self, digests: Sequence[bytes]) -> list[EvidenceItem]:
+        """Return those of the items that are kept, in no particular order."""
 
     # Counters.
 

@@ -76,6 +76,16 @@ DELETE FROM receipts WHERE n IN (
 )
 RETURNING n;
 
+-- name: put_evidence
+INSERT INTO evidence (digest, media_type, used_until, data) VALUES (:digest, :media_type, :used_until, :data)
+ON CONFLICT (digest) DO UPDATE SET used_until = max(used_until, excluded.used_until);
+
+-- name: find_evidence
+SELECT digest, media_type, data FROM evidence WHERE digest = :digest;
+
+-- name: delete_unused_evidence
+DELETE FROM evidence WHERE used_until < :issued_before AND used_until < coalesce((SELECT issued_at FROM receipts ORDER BY n LIMIT 1), :issued_before);
+
 -- name: take_permits
 INSERT INTO permits (customer_id, window, began_at, taken)
 VALUES (:customer_id, :window, :began_at, min(:wanted, :limit))

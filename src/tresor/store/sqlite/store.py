@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tresor.errors import StoreUnavailableError
-from tresor.store.base import ApiKey, Customer, NewReceipt, SigningKey, StoredReceipt
+from tresor.store.base import ApiKey, Customer, EvidenceItem, NewReceipt, SigningKey, StoredReceipt
 
 __all__ = ["SqliteStore"]
 
@@ -185,7 +185,22 @@ class SqliteStore:
         with self._write() as writer:
             writer.execute(_QUERIES["keep_last_seq"])
             values = {"issued_before": issued_before, "limit": limit}
-            return len(writer.execute(_QUERIES["delete_receipts"], values).fetchall())
+            deleted = len(writer.execute(_QUERIES["delete_receipts"], values).fetchall())
+            if deleted < limit:
+                writer.execute(_QUERIES["delete_unused_evidence"], {"issued_before": issued_before})
+            return deleted
+
+    # Evidence that receipts refer to.
+
+    def put_evidence(self, items: Sequence[EvidenceItem], *, used_until: int) -> None:
+        with self._write() as writer:
+            for item in items:
+                values = {"digest": item.digest, "media_type": item.media_type, "data": item.data}
+                writer.execute(_QUERIES["put_evidence"], {**values, "used_until": used_until})
+
+    def find_evidence(self, digests: Sequence[bytes]) -> list[EvidenceItem]:
+        found = (self._read("find_evidence", {"digest": digest}) for digest in digests)
+        return [EvidenceItem(*row) for rows in found for row in rows]
 
     # Counters.
 

@@ -1,0 +1,95 @@
+"""The attestation blocks of receipts: what the router showed of itself, and of the upstream that served.
+
+Evidence stands in them by digest; the bytes are kept once beside the receipts.  Implements docs/spec/attestation.md
+sections 6.3 and 9.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from tresor.attestation.results import Claims, PolicyException
+
+__all__ = ["ChannelBinding", "EvidenceReference", "InferenceAttestation", "ReceiptKeyJwk", "RouterAttestation", "Tee"]
+
+Tee = Literal["sev-snp", "tdx", "azure-sev-snp", "azure-tdx", "simulated"]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+Coordinate = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z\Z")]
+MAX_EVIDENCE = 64
+
+
+class EvidenceReference(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that stand elsewhere: `digest` is their SHA-256, `type` the role they play, `size` their length."""
+
+    type: Word
+    digest: Digest
+    media_type: Annotated[str, msgspec.Meta(min_length=3, max_length=128)]
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class ReceiptKeyJwk(msgspec.Struct, frozen=True, kw_only=True):
+    """The P-256 public key that signs receipts (RFC 7517); coordinates in base64url."""
+
+    kty: Literal["EC"]
+    crv: Literal["P-256"]
+    x: Coordinate
+    y: Coordinate
+    kid: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class RouterAttestation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Claim `router_attestation`: the envelope that was current when the receipt was issued, bulky parts by digest."""
+
+    schema: Literal["tresor.attestation/v1"]
+    workload: Word
+    tee: Tee
+    tls_spki_sha256: Hex32
+    workload_identity_tag: Hex32
+    issued_at: Time
+    max_age_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)]
+    receipt_key: ReceiptKeyJwk
+    evidence: Annotated[tuple[EvidenceReference, ...], msgspec.Meta(min_length=1, max_length=MAX_EVIDENCE)]
+    trust_bundle_url: Text | None = None
+    nonce: Hex32 | None = None
+
+
+class ChannelBinding(msgspec.Struct, frozen=True, kw_only=True):
+    """What ties a connection to evidence: the SHA-256 of its SubjectPublicKeyInfo, or nothing."""
+
+    type: Literal["tls_spki_sha256", "none"]
+    spki_sha256: Hex32 | None = None
+
+
+class InferenceAttestation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Claim `inference_attestation`: what was shown of the upstream that served (contract section 7).
+
+    Attributes:
+        status: `verified` only where evidence was accepted and the connection was pinned to it.
+        required: whether a prompt could not have left without it.
+        origin: scheme, host and port never; the name of the attestation kind that was asked.
+        verifier: program and version that appraised.
+    """
+
+    provider: Word
+    tee: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    status: Literal["verified", "unverified"]
+    required: bool
+    origin: Word
+    verified_at: Time | None
+    expires_at: Time | None
+    verifier: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    channel_binding: ChannelBinding
+    measurements: dict[str, str]
+    claims: Claims
+    evidence: Annotated[tuple[EvidenceReference, ...], msgspec.Meta(max_length=MAX_EVIDENCE)]
+    exceptions: tuple[PolicyException, ...] = ()
+
+
+def digests_of(*blocks: RouterAttestation | InferenceAttestation | None) -> Sequence[str]:
+    """Return the digests that the blocks refer to, each once."""
+    return tuple(dict.fromkeys(item.digest for block in blocks if block is not None for item in block.evidence))

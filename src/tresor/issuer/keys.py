@@ -1,0 +1,67 @@
+"""Where signing keys come from, and what binds them to hardware.
+
+Outside a TEE a key lives in a file (`tresor.issuer.key_files`); inside one it is made in memory and signs only while
+evidence binds it (`tresor.identity.attested_keys`).  Implements docs/spec/receipt.md section 6.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tresor.store.base import EvidenceItem
+
+__all__ = ["KeyAttestation", "KeySource"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyAttestation:
+    """Evidence that binds a signing key, for a while.
+
+    Attributes:
+        envelope: what `GET /attestation` answers, JSON.
+        block: the claim `router_attestation` of receipts, JSON: the same with its bulky parts by digest.
+        evidence: what `block` refers to.
+        issued_at: Unix seconds.
+        expires_at: Unix seconds from which no receipt may be signed under it.
+        simulated: no hardware stands behind it.
+    """
+
+    envelope: bytes
+    block: bytes
+    evidence: tuple[EvidenceItem, ...]
+    issued_at: float
+    expires_at: float
+    simulated: bool
+
+    def __repr__(self) -> str:
+        return f"<KeyAttestation until={self.expires_at:.0f} evidence={len(self.evidence)}>"
+
+
+class KeySource(Protocol):
+    """Gives a router process its signing keys; every method blocks."""
+
+    @property
+    def attested(self) -> bool:
+        """Whether keys of this source may only sign while evidence binds them."""
+
+    def load(self) -> tuple[ec.EllipticCurvePrivateKey, int] | None:
+        """Return the key that an earlier process left for this one and since when it exists, or None.
+
+        Raises:
+            KeyFileError: there is one, and it cannot be used.
+        """
+
+    def make(self) -> ec.EllipticCurvePrivateKey:
+        """Make a new key; where keys are kept, it is durable when this returns.
+
+        Raises:
+            KeyFileError: it cannot be kept.
+        """
+
+    def attest(self, key: ec.EllipticCurvePrivateKey) -> KeyAttestation | None:
+        """Have the hardware bind `key`; None where nothing is attested.
+
+        Raises:
+            KeyNotAttestedError: evidence could not be had.
+        """
