@@ -8,6 +8,10 @@ __all__ = ["main"]
 
 def main() -> int:
     """Run the command line; return its exit code: 0 done, 1 refused or failed, 2 wrong usage."""
+    if sys.argv[1:2] == ["release"]:  # part of the base package: the ceremony needs nothing of the router
+        from tresor.cli.release import run as run_release  # noqa: PLC0415 - the router does not need the ceremony
+
+        return run_release(sys.argv[1:])
     if missing := [name for name in ("httptools", "prometheus_client", "uvloop") if find_spec(name) is None]:
         sys.stderr.write(
             f"tresor: {', '.join(missing)} not installed; the router needs: pip install 'tresor[router]'\n"
