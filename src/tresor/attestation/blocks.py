@@ -5,13 +5,28 @@ sections 6.3 and 9.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 
 from tresor.attestation.results import Claims, PolicyException
 
-__all__ = ["ChannelBinding", "EvidenceReference", "InferenceAttestation", "ReceiptKeyJwk", "RouterAttestation", "Tee"]
+__all__ = [
+    "MAX_EVIDENCE",
+    "ChannelBinding",
+    "EvidenceReference",
+    "Hex32",
+    "InferenceAttestation",
+    "ReceiptKeyJwk",
+    "RouterAttestation",
+    "Tee",
+    "Text",
+    "Time",
+    "Word",
+    "digests_of",
+    "instant_of",
+]
 
 Tee = Literal["sev-snp", "tdx", "azure-sev-snp", "azure-tdx", "simulated"]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
@@ -19,8 +34,11 @@ Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 Coordinate = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
-Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z\Z")]
+Time = Annotated[
+    str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z\Z")
+]
 MAX_EVIDENCE = 64
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class EvidenceReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +89,12 @@ class InferenceAttestation(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     Attributes:
         status: `verified` only where evidence was accepted and the connection was pinned to it.
         required: whether a prompt could not have left without it.
-        origin: scheme, host and port never; the name of the attestation kind that was asked.
+        origin: the protocol by which the upstream was asked: `tresor`, `tinfoil`, `dstack`, `aci`, or `none`.
         verifier: program and version that appraised.
+        nonce: the challenge that was sent.
     """
 
-    provider: Word
+    provider: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")]
     tee: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     status: Literal["verified", "unverified"]
     required: bool
@@ -87,7 +106,20 @@ class InferenceAttestation(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     measurements: dict[str, str]
     claims: Claims
     evidence: Annotated[tuple[EvidenceReference, ...], msgspec.Meta(max_length=MAX_EVIDENCE)]
+    nonce: Hex32 | None = None
     exceptions: tuple[PolicyException, ...] = ()
+
+
+def instant_of(time: str) -> datetime:
+    """Return the instant that a `Time` names.
+
+    Raises:
+        ValueError: there is no such day or hour, or it is too far from now to reckon with.
+    """
+    instant = datetime.fromisoformat(time)
+    if not _FIRST <= instant < _LAST:
+        raise ValueError(f"{time} is not from {_FIRST.year} to {_LAST.year - 1}")
+    return instant
 
 
 def digests_of(*blocks: RouterAttestation | InferenceAttestation | None) -> Sequence[str]:

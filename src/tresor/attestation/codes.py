@@ -53,6 +53,7 @@ class AttestationCode(StrEnum):
     PCR_DIGEST_MISMATCH = "pcr_digest_mismatch"
     RUNTIME_DATA_MISMATCH = "runtime_data_mismatch"
     EVENT_LOG_MISMATCH = "event_log_mismatch"
+    VERIFIERS_DISAGREE = "verifiers_disagree"
 
     # Acceptable?
     DEBUG_ENABLED = "debug_enabled"
@@ -69,6 +70,8 @@ class AttestationCode(StrEnum):
     MEASUREMENT_NOT_ALLOWED = "measurement_not_allowed"
     REGISTER_NOT_ALLOWED = "register_not_allowed"
     HOST_DATA_NOT_ALLOWED = "host_data_not_allowed"
+    ID_BLOCK_NOT_ALLOWED = "id_block_not_allowed"
+    PLATFORM_NOT_ALLOWED = "platform_not_allowed"
     COMPOSE_HASH_MISMATCH = "compose_hash_mismatch"
     FIRMWARE_VERSION_MISMATCH = "firmware_version_mismatch"
     FIRMWARE_MEASUREMENT_MISMATCH = "firmware_measurement_mismatch"
@@ -78,6 +81,7 @@ class AttestationCode(StrEnum):
     GPU_ARCHITECTURE_MISMATCH = "gpu_architecture_mismatch"
     GPU_RESULT_NEGATIVE = "gpu_result_negative"
     PCR_SELECTION_NOT_ALLOWED = "pcr_selection_not_allowed"
+    SECURE_BOOT_OFF = "secure_boot_off"
     TIME_IMPLAUSIBLE = "time_implausible"
 
     # Bound?
@@ -87,11 +91,22 @@ class AttestationCode(StrEnum):
     USER_DATA_MISMATCH = "user_data_mismatch"
     CHANNEL_NOT_BOUND = "channel_not_bound"
     GPU_NOT_BOUND = "gpu_not_bound"
+    KEYSET_EXPIRED = "keyset_expired"
+
+    SPKI_MISMATCH = "spki_mismatch"
+    ENVELOPE_REPLAYED = "envelope_replayed"
+    ISSUED_AT_STALE = "issued_at_stale"
+    ISSUED_AT_IN_FUTURE = "issued_at_in_future"
+    WORKLOAD_MISMATCH = "workload_mismatch"
+    IDENTITY_TAG_MISMATCH = "identity_tag_mismatch"
+    IDENTITY_TAG_NOT_ALLOWED = "identity_tag_not_allowed"
 
     # Cannot be decided
+    EVIDENCE_MISSING = "evidence_missing"
     ENDORSEMENT_MISSING = "endorsement_missing"
     COLLATERAL_MISSING = "collateral_missing"
     REVOCATION_UNKNOWN = "revocation_unknown"
     CERTIFICATE_ON_HOLD = "certificate_on_hold"
     QUOTE_MISSING = "quote_missing"
+    EVENT_LOG_MISSING = "event_log_missing"
     SIMULATED = "simulated"

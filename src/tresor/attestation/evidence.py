@@ -79,12 +79,14 @@ class Need:
         url: where its issuer serves it.
         required: without it the evidence cannot be decided; else only a claim stays unknown.
         body: body of a POST (an OCSP request in DER); None for a GET.
+        also: further addresses whose answers, in this order behind that of `url`, make up the one document.
     """
 
     kind: CollateralKind
     url: str
     required: bool = True
     body: bytes | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ Three outcomes everywhere: good, bad, cannot be decided.  A claim that was not s
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Self
+from enum import StrEnum
+from typing import Annotated, Literal, Self
 
 import msgspec
 
-from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import AttestationError, EvidenceUndecidedError
 
 __all__ = [
@@ -70,7 +70,7 @@ class PolicyException(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     weakness: str
-    until: datetime
+    until: Annotated[datetime, msgspec.Meta(tz=True)]
     reason: str
 
 
@@ -88,7 +88,7 @@ class Check:
     check: str
     status: CheckStatus
     detail: str
-    code: AttestationCode | None = None
+    code: StrEnum | None = None
 
 
 def passed(check: str, detail: str) -> Check:
@@ -96,12 +96,12 @@ def passed(check: str, detail: str) -> Check:
     return Check(check, "ok", detail)
 
 
-def failed(check: str, code: AttestationCode, detail: str) -> Check:
+def failed(check: str, code: StrEnum, detail: str) -> Check:
     """Make a check that does not hold."""
     return Check(check, "failed", detail, code)
 
 
-def undecided(check: str, code: AttestationCode, detail: str) -> Check:
+def undecided(check: str, code: StrEnum, detail: str) -> Check:
     """Make a check that could not be made for want of something."""
     return Check(check, "undecided", detail, code)
 
@@ -152,7 +152,7 @@ class AttestationResult:
         return outcome_of(self.checks)
 
     @property
-    def code(self) -> AttestationCode | None:
+    def code(self) -> StrEnum | None:
         """The code of the first failed check, else of the first undecided one; None where all hold."""
         for status in ("failed", "undecided"):
             for check in self.checks:

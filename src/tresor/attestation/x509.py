@@ -3,64 +3,136 @@
 The chains of confidential computing are short and their shapes are known, so a chain is built by walking issuer names
 upwards; every signature, validity, CA flag, path length and key usage on the way is checked.  A root counts because its
 bytes are pinned, never because of its name.
+
+A serial number that is not positive is refused here (RFC 5280, 4.1.2.2).  Every VCEK and VLEK of AMD has the serial
+number 0; `tresor.attestation.snp.certificates` reads those without this parser.
 """
 
-import warnings
-from collections.abc import Iterable, Sequence
+import contextlib
+import re
+from base64 import b64decode
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import EvidenceForgedError, EvidenceMalformedError, EvidenceUndecidedError
 
 __all__ = [
+    "MAX_CERTIFICATES",
+    "MAX_CERTIFICATE_BYTES",
     "MAX_CHAIN",
+    "Dated",
     "build_chain",
+    "check_critical",
     "check_crl",
+    "check_may_issue",
     "check_validity",
     "fingerprint",
     "load_certificate",
     "load_certificates",
     "load_crl",
+    "readable_certificates",
+    "split_certificates",
     "validity",
 ]
 
 MAX_CHAIN = 8
-_MAX_CERTIFICATE_BYTES = 16 * 1024
-_MAX_CERTIFICATES = 64
+MAX_CERTIFICATE_BYTES = 16 * 1024
+MAX_CERTIFICATES = 64
+_MAX_CANDIDATES = 16
 _MAX_CRL_BYTES = 4 << 20
 _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
-# Every VCEK and VLEK of AMD has the serial number 0, which RFC 5280 forbids and a later `cryptography` will refuse.
-warnings.filterwarnings("ignore", message=".*serial number.*", category=CryptographyDeprecationWarning)
+# `cryptography` warns of such a serial number today and will refuse it one day.  To silence a warning is a matter of
+# the whole process and not safe among threads; not to meet it is: the verdict is the same under every filter.
+_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..)"
+_SERIAL_NOT_POSITIVE = re.compile(
+    rb"\x30" + _LENGTH + rb"\x30" + _LENGTH + rb"(?:\xa0\x03\x02\x01.)?\x02(?:\x01\x00|.[\x80-\xff])", re.DOTALL
+)
+
+
+class Dated(Protocol):
+    """What has a validity: any certificate."""
+
+    @property
+    def not_valid_before_utc(self) -> datetime:
+        """First instant."""
+
+    @property
+    def not_valid_after_utc(self) -> datetime:
+        """Last instant."""
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
     """Parse one DER certificate, all of whose bytes count.
 
     Raises:
-        EvidenceMalformedError: too long, not DER, not a certificate, or with bytes behind it.
+        EvidenceMalformedError: too long, not DER, not a certificate, with bytes behind it, or numbered 0 or below.
     """
-    if len(der) > _MAX_CERTIFICATE_BYTES:
+    if len(der) > MAX_CERTIFICATE_BYTES:
         raise EvidenceMalformedError(
             AttestationCode.CERTIFICATE_MALFORMED,
-            f"certificate is {len(der)} bytes, want at most {_MAX_CERTIFICATE_BYTES}",
+            f"certificate is {len(der)} bytes, want at most {MAX_CERTIFICATE_BYTES}",
+        )
+    if _SERIAL_NOT_POSITIVE.match(der):
+        raise EvidenceMalformedError(
+            AttestationCode.CERTIFICATE_MALFORMED,
+            "the serial number is not positive (RFC 5280, 4.1.2.2); only AMD numbers its VCEKs and VLEKs so",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificate = x509.load_der_x509_certificate(der)
-            certificate.extensions  # noqa: B018 - parsed lazily; a duplicate extension must surface here
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        certificate = x509.load_der_x509_certificate(der)
+        # Parsed lazily; what is wrong with them must surface here.
+        certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    except (
+        ValueError,
+        TypeError,  # a name of a bit string
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        Warning,  # raised where the embedding program makes errors of warnings
+    ) as error:
         raise EvidenceMalformedError(
             AttestationCode.CERTIFICATE_MALFORMED, f"{len(der)} bytes are not one DER certificate"
         ) from error
     return certificate
+
+
+def split_certificates(data: bytes) -> list[bytes]:
+    """Return the DER bytes of the certificates in PEM text, at most 64, or `data` itself where it is no PEM text.
+
+    Nothing is parsed: what comes back are the raw documents of `Collateral.certificates`.
+
+    Raises:
+        EvidenceMalformedError: PEM text that is cut off or not base64, or too many certificates.
+    """
+    begun = data.count(_PEM_BEGIN)
+    if not begun:
+        return [data]
+    if begun > MAX_CERTIFICATES:
+        raise EvidenceMalformedError(
+            AttestationCode.CERTIFICATE_MALFORMED,
+            f"PEM holds {begun} certificates, want at most {MAX_CERTIFICATES}",
+        )
+    blocks = _PEM.findall(data)
+    try:
+        ders = [b64decode(b"".join(block.split()), validate=True) for block in blocks]
+    except ValueError as error:
+        raise EvidenceMalformedError(
+            AttestationCode.CERTIFICATE_MALFORMED, "PEM text does not hold certificates"
+        ) from error
+    if len(ders) != begun:
+        raise EvidenceMalformedError(
+            AttestationCode.CERTIFICATE_MALFORMED, f"of {begun} PEM certificates {len(ders)} are whole"
+        )
+    return ders
 
 
 def load_certificates(data: bytes) -> list[x509.Certificate]:
@@ -69,22 +141,19 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
     Raises:
         EvidenceMalformedError: neither, or too many.
     """
-    if _PEM_BEGIN not in data:
-        return [load_certificate(data)]
-    if data.count(_PEM_BEGIN) > _MAX_CERTIFICATES:
-        raise EvidenceMalformedError(
-            AttestationCode.CERTIFICATE_MALFORMED,
-            f"PEM holds {data.count(_PEM_BEGIN)} certificates, want at most {_MAX_CERTIFICATES}",
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            loaded = x509.load_pem_x509_certificates(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise EvidenceMalformedError(
-            AttestationCode.CERTIFICATE_MALFORMED, "PEM text does not hold certificates"
-        ) from error
-    return [load_certificate(certificate.public_bytes(serialization.Encoding.DER)) for certificate in loaded]
+    return [load_certificate(der) for der in split_certificates(data)]
+
+
+def readable_certificates(ders: Iterable[bytes]) -> list[x509.Certificate]:
+    """Parse those of a bag of DER certificates that `load_certificate` takes, in their order.
+
+    Who cannot be read can be nobody's issuer; a bag may hold other vendors' certificates.
+    """
+    found = []
+    for der in ders:
+        with contextlib.suppress(EvidenceMalformedError):
+            found.append(load_certificate(der))
+    return found
 
 
 def load_crl(data: bytes) -> x509.CertificateRevocationList:
@@ -98,13 +167,23 @@ def load_crl(data: bytes) -> x509.CertificateRevocationList:
             AttestationCode.COLLATERAL_MALFORMED, f"CRL is {len(data)} bytes, want at most {_MAX_CRL_BYTES}"
         )
     try:
-        if data.lstrip().startswith(b"-----BEGIN"):
-            return x509.load_pem_x509_crl(data)
-        return x509.load_der_x509_crl(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+        pem = data.lstrip().startswith(b"-----BEGIN")
+        crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
+        # Parsed lazily; what is wrong with them must surface here.
+        crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        Warning,
+    ) as error:
         raise EvidenceMalformedError(
             AttestationCode.COLLATERAL_MALFORMED, f"{len(data)} bytes are not one certificate revocation list"
         ) from error
+    return crl
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -112,13 +191,13 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def check_validity(certificate: x509.Certificate, now: datetime) -> None:
+def check_validity(certificate: Dated, now: datetime) -> None:
     """Check that `now` lies in the certificate's validity.
 
     Raises:
         EvidenceForgedError: it does not.
     """
-    name = certificate.subject.rfc4514_string()
+    name = certificate.subject.rfc4514_string() if isinstance(certificate, x509.Certificate) else str(certificate)
     if now < certificate.not_valid_before_utc:
         raise EvidenceForgedError(
             AttestationCode.CERTIFICATE_NOT_YET_VALID,
@@ -132,7 +211,7 @@ def check_validity(certificate: x509.Certificate, now: datetime) -> None:
         )
 
 
-def validity(chain: Iterable[x509.Certificate]) -> tuple[datetime, datetime]:
+def validity(chain: Iterable[Dated]) -> tuple[datetime, datetime]:
     """Return the span in which every certificate of `chain`, which is not empty, is valid."""
     certificates = tuple(chain)
     return (
@@ -142,7 +221,12 @@ def validity(chain: Iterable[x509.Certificate]) -> tuple[datetime, datetime]:
 
 
 def build_chain(
-    leaf: x509.Certificate, pool: Sequence[x509.Certificate], *, roots: Sequence[x509.Certificate], now: datetime
+    leaf: x509.Certificate,
+    pool: Sequence[x509.Certificate],
+    *,
+    roots: Sequence[x509.Certificate],
+    now: datetime,
+    understood: Container[str] = (),
 ) -> tuple[x509.Certificate, ...]:
     """Build and verify the chain from `leaf` to one of the pinned `roots`.
 
@@ -151,6 +235,7 @@ def build_chain(
         pool: certificates of unknown origin that may stand between; order, duplicates and strangers do not matter.
         roots: pinned trust anchors; compared by their bytes.
         now: instant at which every certificate must be valid (aware, UTC).
+        understood: object identifiers of private critical extensions that the caller minds.
 
     Returns:
         The chain, leaf first, pinned root last.
@@ -165,14 +250,15 @@ def build_chain(
     chain = [leaf]
     while chain[-1] not in roots:
         current = chain[-1]
+        if current.issuer == current.subject:  # names prove nothing: it may well be named like a pinned root
+            raise EvidenceForgedError(
+                AttestationCode.ROOT_NOT_PINNED,
+                f"chain ends at {current.subject.rfc4514_string()} with SHA-256 {fingerprint(current)}, "
+                "which is not the pinned root",
+            )
         candidates = [c for c in (*roots, *pool) if c.subject == current.issuer and c not in chain]
+        candidates.sort(key=lambda c: not c.not_valid_before_utc <= now <= c.not_valid_after_utc)
         if not candidates:
-            if current.issuer == current.subject:
-                raise EvidenceForgedError(
-                    AttestationCode.ROOT_NOT_PINNED,
-                    f"chain ends at {current.subject.rfc4514_string()} with SHA-256 {fingerprint(current)}, "
-                    "which is not the pinned root",
-                )
             raise EvidenceUndecidedError(
                 AttestationCode.ENDORSEMENT_MISSING,
                 f"the certificate of the issuer {current.issuer.rfc4514_string()} is missing",
@@ -182,14 +268,15 @@ def build_chain(
         chain.append(_signer(current, candidates))
     for depth, certificate in enumerate(chain):
         check_validity(certificate, now)
+        check_critical(certificate, understood)
         if depth > 0:
-            _check_may_issue(certificate, below=depth - 1)
+            check_may_issue(certificate, below=depth - 1)
     return tuple(chain)
 
 
 def _signer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> x509.Certificate:
     """Return the candidate that signed: names are not unique, signatures are."""
-    for candidate in candidates:
+    for candidate in candidates[:_MAX_CANDIDATES]:
         try:
             certificate.verify_directly_issued_by(candidate)
         except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
@@ -202,7 +289,23 @@ def _signer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate
     )
 
 
-def _check_may_issue(certificate: x509.Certificate, *, below: int) -> None:
+def check_critical(certificate: x509.Certificate, understood: Container[str] = ()) -> None:
+    """Check that no critical extension is a private one that nobody here understands (RFC 5280, 4.2).
+
+    Raises:
+        EvidenceForgedError: one is: its issuer did not mean the certificate for us.
+    """
+    for extension in certificate.extensions:
+        unknown = isinstance(extension.value, x509.UnrecognizedExtension)
+        if extension.critical and unknown and extension.oid.dotted_string not in understood:
+            raise EvidenceForgedError(
+                AttestationCode.CHAIN_INVALID,
+                f"certificate {certificate.subject.rfc4514_string()} has the critical extension "
+                f"{extension.oid.dotted_string}, which is not understood",
+            )
+
+
+def check_may_issue(certificate: x509.Certificate, *, below: int) -> None:
     """Check CA flag, path length (`below` intermediates stand under it) and key usage, where they are stated."""
     name = certificate.subject.rfc4514_string()
     try:
@@ -244,6 +347,10 @@ def check_crl(
         raise EvidenceForgedError(
             AttestationCode.CRL_INVALID, f"CRL was not signed by {issuer.subject.rfc4514_string()}"
         )
+    if any(extension.critical for extension in crl.extensions):  # it names a part of the certificates only
+        raise EvidenceForgedError(
+            AttestationCode.CRL_INVALID, "CRL has a critical extension, so it is not the whole list of its issuer"
+        )
     for certificate in certificates:
         entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
         if certificate.issuer == crl.issuer and entry is not None:
@@ -257,7 +364,7 @@ def check_crl(
             AttestationCode.CRL_NOT_YET_VALID,
             f"CRL was issued at {crl.last_update_utc.isoformat()}, asked for {now.isoformat()}",
         )
-    if crl.next_update_utc is None or now > crl.next_update_utc:
+    if crl.next_update_utc is None or now >= crl.next_update_utc:  # OpenSSL and webpki end a list at that second, too
         until = "without end" if crl.next_update_utc is None else crl.next_update_utc.isoformat()
         raise EvidenceForgedError(AttestationCode.CRL_EXPIRED, f"CRL ends {until}, asked for {now.isoformat()}")
 
