@@ -1,1 +1,1 @@
-"""Collateral from disk and network: recognised by content, fetched within limits, kept while it is good."""
+"""Collateral from disk and network (docs/spec/attestation.md, 3.2)."""
