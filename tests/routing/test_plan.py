@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tresor.errors import RequestError
 from tresor.routing.catalogue import Catalogue, ModelType
 from tresor.routing.plan import RequestedRoute, make_plan, parse_route
+from tresor.routing.view import AttestationState
 from tresor.settings.model import ModelSettings, Pricing, UpstreamSettings
 
 
@@ -215,3 +216,15 @@ def test_details_are_given_where_asked_for() -> None:
     assert (entry.tresor.model_key, entry.tresor.type, entry.tresor.attestation) == ("m", "chat", "unverified")
     assert entry.tresor.pricing == pricing
     assert "secret-name" not in repr(entry)
+
+
+def test_details_tell_the_state_of_a_channel_as_it_is_now() -> None:
+    states: dict[str, AttestationState] = {"eu/alpha/m": "verified", "us/beta/m": "refused"}
+
+    def listed() -> dict[str, str]:
+        entries = CATALOGUE.entries(detail=True, attestation=lambda route: states.get(route.id, "unverified"))
+        return {entry.id: entry.tresor.attestation for entry in entries if entry.tresor is not None}
+
+    assert listed() == dict.fromkeys((route.id for route in CATALOGUE.routes), "unverified") | states
+    states["us/beta/m"] = "verified"
+    assert listed()["us/beta/m"] == "verified"

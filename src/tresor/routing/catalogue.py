@@ -1,11 +1,12 @@
 """The catalogue: every route `region/provider/model_key` the settings offer, and `GET /v1/models` made from it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
+from tresor.routing.view import AttestationState
 from tresor.settings.model import ModelSettings, Pricing, UpstreamSettings
 
 __all__ = ["Catalogue", "ModelEntry", "ModelType", "Route"]
@@ -20,6 +21,8 @@ class Route:
     Attributes:
         id: `region/provider/model_key`.
         upstream: position of its upstream in the settings.
+        region: the upstream's.
+        provider: the upstream's.
         settings: the model's settings.
     """
 
@@ -37,7 +40,7 @@ class RouteDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     region: str
     provider: str
     type: ModelType
-    attestation: str
+    attestation: AttestationState
     pricing: Pricing | None = None
 
 
@@ -49,6 +52,10 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: int
     owned_by: str
     tresor: RouteDetail | None = None
+
+
+def _unverified(_route: Route) -> AttestationState:
+    return "unverified"
 
 
 class Catalogue:
@@ -89,8 +96,17 @@ class Catalogue:
         region: str | None = None,
         provider: str | None = None,
         model_type: str | None = None,
+        attestation: Callable[[Route], AttestationState] = _unverified,
     ) -> Iterator[ModelEntry]:
-        """Yield the entries of `GET /v1/models`, filtered."""
+        """Yield the entries of `GET /v1/models`, filtered.
+
+        Args:
+            detail: whether they have the `tresor` member.
+            region: only routes of this region.
+            provider: only routes of this provider.
+            model_type: only models of this type.
+            attestation: tells the state of a route's channel as it is now.
+        """
         for route in self.routes:
             model = route.settings
             wanted = ((region, route.region), (provider, route.provider), (model_type, model.type))
@@ -99,16 +115,16 @@ class Catalogue:
                     id=route.id,
                     created=model.created,
                     owned_by=route.provider,
-                    tresor=_detail(route) if detail else None,
+                    tresor=_detail(route, attestation(route)) if detail else None,
                 )
 
 
-def _detail(route: Route) -> RouteDetail:
+def _detail(route: Route, attestation: AttestationState) -> RouteDetail:
     return RouteDetail(
         model_key=route.settings.key,
         region=route.region,
         provider=route.provider,
         type=route.settings.type,
-        attestation="unverified",
+        attestation=attestation,
         pricing=route.settings.pricing,
     )
