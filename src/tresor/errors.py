@@ -85,15 +85,20 @@ class ReceiptCode(StrEnum):
     RESPONSE_DIGEST_MISMATCH = "response_digest_mismatch"
     RESPONSE_TRESOR_MISMATCH = "response_tresor_mismatch"
     NONCE_MISMATCH = "nonce_mismatch"
+    EVIDENCE_DIGEST_MISMATCH = "evidence_digest_mismatch"
+    ROUTER_KEY_NOT_BOUND = "router_key_not_bound"
+    ROUTER_ATTESTATION_STALE = "router_attestation_stale"
+    ROUTER_ATTESTATION_MISSING = "router_attestation_missing"
+    INFERENCE_ATTESTATION_MISSING = "inference_attestation_missing"
     JWKS_UNAVAILABLE = "jwks_unavailable"
 
 
 class ReceiptError(TresorError):
     """A receipt is refused, for the reason `code`."""
 
-    def __init__(self, code: ReceiptCode, message: str) -> None:
+    def __init__(self, code: StrEnum, message: str) -> None:
         super().__init__(message)
-        self.code: ReceiptCode = code
+        self.code: StrEnum = code
 
 
 class ReceiptMalformedError(ReceiptError):
@@ -111,28 +116,34 @@ class Finding:
     Attributes:
         check: what was checked, a word of docs/spec/receipt.md section 8.
         detail: for people, what was got and what was wanted.
-        code: why it failed; None where it did not.
+        code: why it is not passed: a `ReceiptCode`, or that of what the receipt rests on; None where it is.
+        undecided: whether `code` says what could not be had, and not what is wrong.
     """
 
     check: str
     detail: str
-    code: ReceiptCode | None = None
+    code: StrEnum | None = None
+    undecided: bool = False
 
 
 class ReceiptMismatchError(ReceiptError):
     """The signed claims contradict what the verifier knows about the exchange.
 
     Args:
-        findings: every check that was made, in order, at least one of which failed.
+        findings: every check that was made, in order, at least one of which was not passed.
 
     Attributes:
         findings: the same; `code` is that of the first that failed, and the message holds them all.
+        undecided: whether nothing failed, and something could not be decided.
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        failed = [(finding.code, finding.detail) for finding in findings if finding.code is not None]
-        super().__init__(failed[0][0], "; ".join(detail for _, detail in failed))
+        failed = [(f.code, f.detail) for f in findings if f.code is not None and not f.undecided]
+        undecided = [(f.code, f.detail) for f in findings if f.code is not None and f.undecided]
+        reasons = failed or undecided
+        super().__init__(reasons[0][0], "; ".join(detail for _, detail in reasons))
         self.findings = tuple(findings)
+        self.undecided = not failed
 
 
 class ReceiptUndecidedError(ReceiptError):
@@ -238,12 +249,15 @@ class KeyNotAttestedError(TresorError):
 AttemptReason = Literal[
     "connect_failed",
     "tls_failed",
+    "attestation_failed",
+    "pin_mismatch",
     "timeout",
     "upstream_status",
     "upstream_rejected",
     "invalid_response",
     "stream_broken",
     "connection_lost",
+    "overloaded",
     "caller_gone",
     "router_stopped",
 ]

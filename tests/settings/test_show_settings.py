@@ -1,5 +1,6 @@
 """What is shown is what is in effect: read again, it means the same."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,5 @@ def shown_of(file: Path, wanted: Settings) -> str:
         '[[upstreams]]\nprovider="p"\nregion="r"\nbase_url="https://h"\nattestation="none"\nmodels=[{key="m",upstream_name="u"}]'
     )
     loaded = load_settings(file, {})
-    return show_settings(type(loaded)(settings=wanted, folder=loaded.folder, api_keys=(None,) * len(wanted.upstreams)))
+    keys = (None,) * len(wanted.upstreams)
+    return show_settings(replace(loaded, settings=wanted, api_keys=keys))

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from tresor.accounts.rate_limits import Allowance
+from tresor.app.attesting import Attesting
 from tresor.app.context import Context
 from tresor.app.exchange import Endpoint, Exchange
 from tresor.app.options import parse_options
@@ -37,21 +38,38 @@ _ENDPOINTS: Final = {
 }
 
 
+_NAMED: Final = frozenset(
+    {
+        "/.well-known/jwks.json",
+        "/.well-known/tresor-trust-bundle",
+        "/attestation",
+        "/healthz",
+        "/readyz",
+        "/v1/models",
+        "/v1/receipts",
+    }
+)
+
+
 class Application:
     """Answers every request of one worker.
 
     Args:
         context: the worker's parts.
+        attesting: its own evidence.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, attesting: Attesting) -> None:
         self._context = context
+        self._attesting = attesting
         self._resources = Resources(context)
         # A pure function of the catalogue and these words, which are the same from one request to the next.
         self._plan = lru_cache(maxsize=_CACHED_PLANS)(self._make_plan)
         self._open: dict[str, Callable[[Request], Awaitable[None]]] = {
             "/v1/models": self._resources.models,
             "/.well-known/jwks.json": self._resources.jwks,
+            "/.well-known/tresor-trust-bundle": attesting.trust_bundle,
+            "/attestation": attesting.attestation,
             "/healthz": self._resources.healthz,
             "/readyz": self._resources.readyz,
         }
@@ -105,6 +123,8 @@ class Application:
         body = await request.body()
         parsed = endpoint.parse(body, content_type, context.limits.max_failover_routes)
         plan = self._plan(endpoint.model_type, parsed.model, parsed.region, parsed.provider, parsed.failover)
+        if not context.issuer.may_sign:
+            raise self._attesting.unavailable()
         if context.issuer.saturated:
             raise RequestError(503, "service_unavailable", "too many receipts wait for the store", retry_after_s=2)
         exchange = Exchange(
@@ -162,7 +182,7 @@ def _respond_error(request: Request, error: RequestError) -> None:
 
 def _name_of(path: str) -> str:
     """Return the endpoint's name for metrics and logs: never an id, never what a caller made up."""
-    if path in _ENDPOINTS or path in ("/v1/models", "/v1/receipts", "/.well-known/jwks.json", "/healthz", "/readyz"):
+    if path in _ENDPOINTS or path in _NAMED:
         return path
     if path.startswith("/v1/receipts/"):
         return "/v1/receipts/{id}"

@@ -28,6 +28,7 @@ from tresor.routing.catalogue import ModelType, Route
 from tresor.routing.plan import Plan
 from tresor.server.request import JSON, Request
 from tresor.store.base import ApiKey
+from tresor.upstreams.channel import Standing
 from tresor.upstreams.connection import ResponseHead, UpstreamConnection
 from tresor.wire.envelope import encode_envelope, encode_stream_error
 
@@ -41,7 +42,8 @@ _MAX_MESSAGE_CHARS: Final = 4096
 _TRAILING_S: Final = 0.25
 _NEVER: Final = float("inf")
 _NEXT_CANDIDATE: Final = frozenset({401, 403, 404, 408, 429})
-_NOT_CHECKED: Final = ("router_tee", "cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding")
+_NOT_CHECKED: Final = ("cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding")
+"""Of an upstream, where none served."""
 
 
 class Forwardable(Protocol):
@@ -123,6 +125,7 @@ class _Try:
     reason: AttemptReason | None = None
     status: int | None = None
     prompt_sent: bool = False
+    standing: Standing | None = None
 
     def fail(self, error: UpstreamError) -> None:
         self.outcome, self.reason, self.status = "failed", error.reason, error.status or self.status
@@ -202,16 +205,6 @@ class Exchange:
     async def run(self) -> None:
         """Serve the request to its end, whatever that is."""
         try:
-            if self._options.required_claims:  # of upstreams without attestation nothing is proven
-                await self._refuse(
-                    RequestError(
-                        412,
-                        "attestation_requirements_not_met",
-                        f"no candidate has proven {', '.join(sorted(self._options.required_claims))}; nothing was sent",
-                        param="X-Tresor-Require-Attestation",
-                    )
-                )
-                return
             for route in self._plan.candidates:
                 if self._loop.time() >= self._deadline:
                     break
@@ -235,6 +228,7 @@ class Exchange:
             self._failed(attempt, error)
             return False
         try:
+            attempt.standing = connection.standing
             body = self._parsed.forwarded(route.settings.upstream_name)
             self._upstream_request_digest = self._request_digest if body == self._body else digest_string(body)
             accept = _EVENT_STREAM if self._parsed.stream else "*/*" if self._endpoint.text_answers else JSON
@@ -449,6 +443,9 @@ class Exchange:
         if not self._options.receipt:
             return
         usage = self._usage
+        own = self._context.issuer.attestation
+        standing = None if route is None else self._tries[-1].standing
+        not_checked = _NOT_CHECKED if standing is None else standing.not_checked
         draft = ReceiptDraft(
             schema=SCHEMA,
             receipt_type=self._endpoint.receipt_type,
@@ -478,10 +475,11 @@ class Exchange:
             stream=self._parsed.stream,
             status=status,
             outcome=outcome,
-            not_checked=_NOT_CHECKED,
+            not_checked=not_checked if own is not None and not own.simulated else ("router_tee", *not_checked),
             nonce=self._options.nonce,
         )
-        await self._context.issuer.issue(draft, self._caller.customer_id)
+        block = None if standing is None else standing.block
+        await self._context.issuer.issue(draft, self._caller.customer_id, inference_attestation=block)
 
     def _extension(self, route: Route) -> bytes:
         return msgspec.json.encode(

@@ -1,17 +1,19 @@
 """Everything that is read and not inferred: models, receipts, keys, health (docs/spec/http-api.md sections 5 to 8)."""
 
 import asyncio
+import base64
 import re
 from typing import Final
 
 import msgspec
 
 from tresor.app.context import Context
+from tresor.attestation.blocks import digests_of
 from tresor.encodings import rfc3339
 from tresor.errors import ReceiptMalformedError, RequestError, StoreUnavailableError
 from tresor.issuer.issuer import key_set
 from tresor.jose.jws import parse_compact
-from tresor.receipts.claims import parse_claims
+from tresor.receipts.claims import ReceiptClaims, parse_claims
 from tresor.routing.catalogue import ModelEntry
 from tresor.server.request import Request
 from tresor.store.base import ApiKey, StoredReceipt
@@ -20,6 +22,7 @@ __all__ = ["Resources"]
 
 _DEFAULT_PAGE: Final = 20
 _MAX_PAGE: Final = 100
+_COUNT = re.compile(r"[1-9][0-9]{0,2}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
@@ -28,8 +31,13 @@ class _Receipt(msgspec.Struct, frozen=True):
     receipt: str
 
 
+class _Evidence(msgspec.Struct, frozen=True):
+    media_type: str
+    data: str
+
+
 class _ReceiptWithEvidence(_Receipt, frozen=True):
-    evidence: dict[str, str]
+    evidence: dict[str, _Evidence]
 
 
 class _ReceiptEntry(msgspec.Struct, frozen=True):
@@ -100,14 +108,15 @@ class Resources:
             raise RequestError(404, "not_found", "no receipt of yours has this id", param="id")
         if include is None:
             request.respond(200, msgspec.json.encode(_Receipt(found.id, found.token)))
-        else:  # receipts of this version refer to no evidence
-            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(found.id, found.token, {})))
+        else:
+            evidence = await self._evidence(found)
+            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(found.id, found.token, evidence)))
 
     async def list_receipts(self, request: Request, caller: ApiKey) -> None:
         """`GET /v1/receipts`: the customer's, newest first, a page at a time."""
         query = request.query
         limit = query.get("limit", str(_DEFAULT_PAGE))
-        if not limit.isdecimal() or not limit.isascii() or not 1 <= int(limit[:4]) <= _MAX_PAGE or len(limit) > 3:  # noqa: PLR2004 - digits of the maximum
+        if not _COUNT.match(limit) or int(limit) > _MAX_PAGE:
             raise RequestError(400, "invalid_field", f"limit is not a number from 1 to {_MAX_PAGE}", param="limit")
         after = query.get("after")
         if after is not None and not _UUID.match(after):
@@ -146,16 +155,35 @@ class Resources:
         request.respond(200, b'{"status":"ok"}')
 
     async def readyz(self, request: Request) -> None:
-        """`GET /readyz`: the store answers, a key signs, an upstream can be reached, and the process is to go on."""
+        """`GET /readyz`: the store answers, a key may sign, an upstream can be reached, the process is to go on."""
+        issuer = self._context.issuer
         checks = {
             "store": self._context.store_ok,
-            "signing_key": self._context.issuer.ready,
-            "upstream": any(pool.reachable for pool in self._context.pools),
+            "signing_key": issuer.ready,
+            "attestation": issuer.may_sign,
+            "upstream": any(pool.usable for pool in self._context.pools),
             "not_draining": not self._context.draining,
         }
         ready = all(checks.values())
-        body = msgspec.json.encode({"status": "ready" if ready else "not_ready", "checks": checks})
+        faults = {} if issuer.attestation_fault is None else {"attestation": issuer.attestation_fault}
+        for pool in self._context.pools:
+            if pool.channel is not None and pool.channel.reason is not None:
+                faults[f"{pool.settings.region}/{pool.settings.provider}"] = pool.channel.reason
+        body = msgspec.json.encode({"status": "ready" if ready else "not_ready", "checks": checks, "faults": faults})
         request.respond(200 if ready else 503, body)
+
+    async def _evidence(self, found: StoredReceipt) -> dict[str, _Evidence]:
+        claims = _claims(found)
+        digests = digests_of(claims.router_attestation, claims.inference_attestation)
+        raw = [bytes.fromhex(digest.removeprefix("sha256:")) for digest in digests]
+        try:
+            items = await asyncio.to_thread(self._context.store.find_evidence, raw)
+        except StoreUnavailableError as error:
+            raise _store_down() from error
+        return {
+            f"sha256:{item.digest.hex()}": _Evidence(item.media_type, base64.b64encode(item.data).decode())
+            for item in items
+        }
 
     async def _ask_store(self, receipt_id: str, customer_id: int) -> StoredReceipt | None:
         try:
@@ -164,11 +192,15 @@ class Resources:
             raise _store_down() from error
 
 
-def _entry(row: StoredReceipt) -> _ReceiptEntry:
+def _claims(row: StoredReceipt) -> ReceiptClaims:
     try:
-        claims = parse_claims(parse_compact(row.token).payload)
+        return parse_claims(parse_compact(row.token).payload)
     except ReceiptMalformedError as error:
         raise RequestError(503, "service_unavailable", "a stored receipt cannot be read", retry_after_s=2) from error
+
+
+def _entry(row: StoredReceipt) -> _ReceiptEntry:
+    claims = _claims(row)
     return _ReceiptEntry(
         id=claims.jti,
         issued_at=rfc3339(claims.iat),

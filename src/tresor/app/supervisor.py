@@ -164,6 +164,7 @@ class _Supervisor:
         environment = dict(os.environ)
         if self._metrics_folder is not None:
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics_folder)
+        simulated = ["--allow-simulated"] if self._loaded.allow_simulated else []
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -172,6 +173,7 @@ class _Supervisor:
             f"--socket-fd={socket_fd}",
             f"--lifeline-fd={lifeline_fd}",
             f"--ready-fd={ready_out}",
+            *simulated,
             pass_fds=(socket_fd, lifeline_fd, ready_out),
             stdin=asyncio.subprocess.DEVNULL,
             env=environment,

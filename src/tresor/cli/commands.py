@@ -13,11 +13,13 @@ from typing import Final
 from tresor import __version__
 from tresor.accounts.api_keys import key_digest, new_api_key, new_key_id
 from tresor.app.log import set_up_logging
+from tresor.app.sidecar import run_sidecar
 from tresor.app.supervisor import supervise
+from tresor.cli.release import add_release
 from tresor.demo.demo import DemoError, run_demo
 from tresor.encodings import rfc3339
 from tresor.errors import TresorError
-from tresor.settings.load import LoadedSettings, load_settings
+from tresor.settings.load import LoadedSettings, load_settings, load_sidecar_settings
 from tresor.settings.show import show_settings
 from tresor.store.base import Store
 from tresor.store.sqlite.store import SqliteStore
@@ -55,7 +57,21 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = _add(commands, "serve", _serve, "run the router")
     _add_config(serve)
+    serve.add_argument(
+        "--allow-simulated",
+        action="store_true",
+        help='show evidence of tee = "simulated", behind which there is no hardware, on other addresses than loopback',
+    )
     serve.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)
+
+    sidecar = _add(commands, "sidecar", _sidecar, "stand before a local inference server and attest this machine")
+    sidecar.add_argument("--config", type=Path, default=Path("sidecar.toml"), help="configuration file (sidecar.toml)")
+    sidecar.add_argument(
+        "--allow-simulated",
+        action="store_true",
+        help='show evidence of tee = "simulated", behind which there is no hardware, on other addresses than loopback',
+    )
+    sidecar.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)
 
     config = commands.add_parser("config", help="look at the configuration").add_subparsers(
         required=True, metavar="COMMAND"
@@ -85,6 +101,8 @@ def make_parser() -> argparse.ArgumentParser:
     revoke.add_argument("id", help="its id, key_…, as listed")
     _add_config(revoke)
     _add_config(_add(keys, "rotate-signing", _keys_rotate, "have every router process replace its signing key"))
+
+    add_release(commands)
     return parser
 
 
@@ -120,7 +138,9 @@ def _printable(text: str) -> str:
 
 
 def _load(arguments: argparse.Namespace, *, with_secrets: bool = True) -> LoadedSettings:
-    return load_settings(arguments.config, os.environ, with_secrets=with_secrets)
+    # Only `serve` shows evidence to anybody.
+    allow_simulated = getattr(arguments, "allow_simulated", True)
+    return load_settings(arguments.config, os.environ, with_secrets=with_secrets, allow_simulated=allow_simulated)
 
 
 @contextmanager
@@ -141,6 +161,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     set_up_logging(loaded.settings.log.level)
     return asyncio.run(supervise(arguments.config, loaded, arguments.lifeline_fd))
+
+
+def _sidecar(arguments: argparse.Namespace) -> int:
+    loaded = load_sidecar_settings(arguments.config, os.environ, allow_simulated=arguments.allow_simulated)
+    set_up_logging(loaded.settings.log.level)
+    return run_sidecar(loaded, arguments.lifeline_fd)
 
 
 def _config_check(arguments: argparse.Namespace) -> int:

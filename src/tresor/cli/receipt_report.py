@@ -4,29 +4,20 @@ Nothing that no key signed is shown as the receipt's.  Whatever a token holds, o
 terminal, and no value begins a line of its own.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from typing import Literal, Self
 
 import msgspec
 
+from tresor.cli.reporting import ExitCode, field, json_line, lines_to_text, table
 from tresor.encodings import rfc3339
 from tresor.errors import Finding, ReceiptError, ReceiptMismatchError, ReceiptUndecidedError
 from tresor.receipts.appraise import Omission, omissions
 from tresor.receipts.claims import Attempt, ReceiptClaims
 from tresor.receipts.verify import GenuineReceipt, VerifiedReceipt
 
-__all__ = ["ExitCode", "ReceiptReport"]
-
-
-class ExitCode(IntEnum):
-    """The exit code of a verdict; 2 is for runs without one."""
-
-    PASS = 0
-    FAIL = 1
-    UNDECIDED = 3
+__all__ = ["ReceiptReport"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -41,6 +32,7 @@ class ReceiptReport:
         kid: the key that signed; None likewise.
         checks: every check that was made.
         not_checked: what a reader might take for checked and was not.
+        simulated: the evidence it refers to is of no hardware.
     """
 
     result: Literal["pass", "fail", "undecided"]
@@ -50,6 +42,7 @@ class ReceiptReport:
     kid: str | None
     checks: tuple[Finding, ...]
     not_checked: tuple[Omission, ...]
+    simulated: bool = False
 
     @classmethod
     def of_success(cls, receipt: VerifiedReceipt) -> Self:
@@ -58,6 +51,7 @@ class ReceiptReport:
             result="pass",
             code=None,
             message="the receipt is genuine and contradicts nothing it was held against",
+            simulated=receipt.simulated,
             claims=receipt.claims,
             kid=receipt.kid,
             checks=receipt.checked,
@@ -68,13 +62,14 @@ class ReceiptReport:
     def of_mismatch(cls, error: ReceiptMismatchError, receipt: GenuineReceipt) -> Self:
         """Report a genuine receipt that contradicts the clock, the life of its key or the exchange."""
         return cls(
-            result="fail",
+            result="undecided" if error.undecided else "fail",
             code=error.code,
             message=str(error),
             claims=receipt.claims,
             kid=receipt.key.kid,
             checks=error.findings,
             not_checked=tuple(omissions(receipt.claims, error.findings)),
+            simulated=_is_simulated(receipt.claims),
         )
 
     @classmethod
@@ -103,58 +98,58 @@ class ReceiptReport:
             "message": self.message,
             "receipt_type": None if self.claims is None else self.claims.receipt_type,
             "kid": self.kid,
+            "simulated": self.simulated,
             "checks": [asdict(finding) for finding in self.checks],
             "not_checked": [asdict(omission) for omission in self.not_checked],
             "claims": None if self.claims is None else msgspec.to_builtins(self.claims),
         }
-        return (
-            json.dumps(document).replace("\x7f", "\\u007f") + "\n"
-        )  # the one control character that JSON leaves as is
+        return json_line(document)
 
     def text(self) -> str:
         """Return the report for people; its first line begins with PASS or FAIL."""
-        return "".join(f"{_printable(line)}\n" for line in self._lines())
+        return lines_to_text(self._lines())
 
     def _lines(self) -> Iterator[str]:
         codes = ", ".join(finding.code for finding in self.checks if finding.code is not None) or self.code
         match self.result:
             case "pass":
-                yield "PASS"
+                yield "PASS  SIMULATED" if self.simulated else "PASS"
             case "fail":
                 yield f"FAIL  {codes}"
             case "undecided":
                 yield f"FAIL  could not be decided: {codes}"
         if self.claims is None:
-            yield _field("Reason", self.message)
+            yield field("Reason", self.message)
         else:
-            yield _field("Receipt type", self.claims.receipt_type)
-            yield _field("Key ID", self.kid)
+            yield field("Receipt type", self.claims.receipt_type)
+            yield field("Key ID", self.kid)
             yield ""
             yield from _claim_lines(self.claims)
+            yield from _attestation_lines(self.claims)
             yield ""
             yield "Checked:"
-            yield from _table([("ok" if f.code is None else "FAIL", f.check, f.detail) for f in self.checks])
+            yield from table((_mark(f), f.check, f.detail) for f in self.checks)
         yield ""
         yield "Not checked:"
-        yield from _table([("-", omission.item, omission.detail) for omission in self.not_checked])
+        yield from table(("-", omission.item, omission.detail) for omission in self.not_checked)
 
 
 def _claim_lines(claims: ReceiptClaims) -> Iterator[str]:
-    yield _field("Receipt ID", claims.jti)
-    yield _field("Issuer", claims.iss)
-    yield _field("Issued at", rfc3339(claims.iat).replace(".000Z", "Z"))
-    yield _field("Number", f"{claims.seq} of its key")
-    yield _field("Requested route", claims.requested_route)
-    yield _field("Routed model", f"{claims.routed_model or 'none'}{' (failover)' if claims.failover else ''}")
-    yield _field("Outcome", claims.outcome)
-    yield _field("Status", "nothing was sent" if claims.status is None else claims.status)
-    yield _field("Stream", "yes" if claims.stream else "no")
+    yield field("Receipt ID", claims.jti)
+    yield field("Issuer", claims.iss)
+    yield field("Issued at", rfc3339(claims.iat).replace(".000Z", "Z"))
+    yield field("Number", f"{claims.seq} of its key")
+    yield field("Requested route", claims.requested_route)
+    yield field("Routed model", f"{claims.routed_model or 'none'}{' (failover)' if claims.failover else ''}")
+    yield field("Outcome", claims.outcome)
+    yield field("Status", "nothing was sent" if claims.status is None else claims.status)
+    yield field("Stream", "yes" if claims.stream else "no")
     counts = (claims.prompt_tokens, claims.completion_tokens, claims.total_tokens)
     prompt, completion, total = ("unknown" if count is None else count for count in counts)
-    yield _field("Tokens", f"{prompt} prompt, {completion} completion, {total} total")
+    yield field("Tokens", f"{prompt} prompt, {completion} completion, {total} total")
     if claims.nonce is not None:
-        yield _field("Nonce", claims.nonce)
-    yield _field("Attempts", len(claims.attempts))
+        yield field("Nonce", claims.nonce)
+    yield field("Attempts", len(claims.attempts))
     for number, attempt in enumerate(claims.attempts, 1):
         yield f"  {number}. {_attempt(attempt)}"
 
@@ -169,14 +164,18 @@ def _attempt(attempt: Attempt) -> str:
     return ", ".join(parts)
 
 
-def _field(label: str, value: object) -> str:
-    return f"{label + ':':<17}{value}"
+def _attestation_lines(claims: ReceiptClaims) -> Iterator[str]:
+    block = claims.router_attestation
+    if block is not None:
+        tee = "SIMULATED, no hardware stands behind it" if block.tee == "simulated" else block.tee
+        yield field("Router", f"{block.workload}, {tee}, evidence of {block.issued_at}")
 
 
-def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    for mark, item, detail in rows:
-        yield f"  {mark:<4}  {item:<12}  {detail}"
+def _is_simulated(claims: ReceiptClaims) -> bool:
+    return claims.router_attestation is not None and claims.router_attestation.tee == "simulated"
 
 
-def _printable(line: str) -> str:
-    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in line)
+def _mark(finding: Finding) -> str:
+    if finding.code is None:
+        return "ok"
+    return "?" if finding.undecided else "FAIL"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from tresor import __version__
-from tresor.cli import verify_receipt
+from tresor.cli import verify_attest, verify_evidence, verify_receipt
 from tresor.cli.verify_input import InputError
 
 __all__ = ["main"]
@@ -63,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify_receipt.add_arguments(receipt)
     receipt.set_defaults(run=verify_receipt.run)
+    attest = commands.add_parser(
+        "attest", help="verify a running router", description=verify_attest.DESCRIPTION, allow_abbrev=False
+    )
+    verify_attest.add_arguments(attest)
+    attest.set_defaults(run=verify_attest.run)
+    evidence = commands.add_parser(
+        "evidence",
+        help="appraise evidence of any TEE",
+        description=verify_evidence.DESCRIPTION,
+        allow_abbrev=False,
+    )
+    verify_evidence.add_arguments(evidence)
+    evidence.set_defaults(run=verify_evidence.run)
     return parser
 
 

@@ -6,6 +6,7 @@ and `demo.json`, which scripts read: `base_url`, `api_key`, `ca_file`, `model`.
 
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -23,6 +24,7 @@ import httpx2
 
 from tresor.accounts.api_keys import key_digest, new_api_key, new_key_id
 from tresor.app.lifeline import make_lifeline
+from tresor.demo.ceremony import perform_ceremony
 from tresor.demo.certificates import make_certificates, write_private
 from tresor.demo.instructions import render_instructions
 from tresor.demo.model import KEY_VARIABLE, MODEL_NAME
@@ -48,6 +50,11 @@ path = "tresor.db"
 [receipts]
 key_directory = "receipt-keys"
 
+[identity]
+tee = "simulated"  # no hardware stands behind it; what verifies it says so
+manifest_file = "router-manifest.jws"
+trust_bundle_file = "router-bundle.jws"
+
 [log]
 level = "warning"
 
@@ -55,13 +62,37 @@ level = "warning"
 provider = "embedded"
 region = "local"
 base_url = "{base_url}/v1"
+ca_file = "sidecar-ca.pem"
 api_key_file = "model.key"
-attestation = "none"
-keep_alive = false  # llama.cpp's server closes connections behind every stream
+attestation = "tresor"
+release_root_file = "release-root.jwk"
+allow_simulated = true
 
 [[upstreams.models]]
 key = "{model}"
 upstream_name = "{model}"
+"""
+
+_SIDECAR_CONFIG: Final = """\
+# Made by `tresor demo`; written anew at every start.
+[server]
+listen = "127.0.0.1:0"
+public_origin = "https://localhost"
+tls_certificate_file = "sidecar.pem"
+tls_key_file = "sidecar.key"
+drain_timeout_s = 10
+
+[identity]
+tee = "simulated"  # no hardware stands behind it; what verifies it says so
+manifest_file = "inference-manifest.jws"
+trust_bundle_file = "inference-bundle.jws"
+
+[log]
+level = "warning"
+
+[backend]
+base_url = "{base_url}"
+keep_alive = false  # llama.cpp's server closes connections behind every stream
 """
 
 
@@ -82,17 +113,23 @@ def run_demo(folder: Path, port: int) -> int:
         try:
             _say("making certificates for localhost")
             make_certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+            make_certificates(folder / "sidecar-ca.pem", folder / "sidecar.pem", folder / "sidecar.key")
+            _say("signing manifests and trust bundles, under a SIMULATED root")
+            perform_ceremony(folder, ("router", "inference"))
             _say("starting the language model (SmolLM2-135M on llama.cpp)")
             model, model_url = _start_model(folder, children)
-            config = _CONFIG.format(port=port, base_url=model_url, model=MODEL_NAME)
+            _say("starting the attested sidecar before it")
+            (folder / "sidecar.toml").write_text(_SIDECAR_CONFIG.format(base_url=model_url), encoding="utf-8")
+            sidecar, sidecar_url = _start_sidecar(folder, children)
+            config = _CONFIG.format(port=port, base_url=sidecar_url, model=MODEL_NAME)
             (folder / "tresor.toml").write_text(config, encoding="utf-8")
             api_key = _find_or_make_key(folder, known_key)
             _say("starting the router")
-            router = _start_router(folder, children)
+            router = _start("serve", folder / "tresor.toml", children, stdout=subprocess.DEVNULL)
             _wait_until_ready(folder / "ca.pem", port, router)
             _write_facts(folder, port, api_key)
             print(render_instructions(folder, port, api_key, MODEL_NAME), flush=True)
-            _watch({"the language model": model, "the router": router})
+            _watch({"the language model": model, "the sidecar": sidecar, "the router": router})
         except KeyboardInterrupt:
             _say("stopping")
     return 0
@@ -170,30 +207,36 @@ def _find_or_make_key(folder: Path, known: str | None) -> str:
         store.close()
 
 
-def _start_router(folder: Path, children: ExitStack) -> subprocess.Popen[bytes]:
-    """Start `tresor serve`; it ends when this process does, however that comes about."""
+def _start_sidecar(folder: Path, children: ExitStack) -> tuple[subprocess.Popen[str], str]:
+    """Start `tresor sidecar`; return it and its address."""
+    sidecar = _start("sidecar", folder / "sidecar.toml", children, stdout=subprocess.PIPE)
+    assert sidecar.stdout is not None  # noqa: S101 - it was asked for
+    if not select.select([sidecar.stdout], [], [], _START_TIMEOUT_S)[0]:
+        raise DemoError(f"the sidecar did not start within {_START_TIMEOUT_S:.0f} seconds")
+    port = re.search(r"port (\d+)", sidecar.stdout.readline())
+    if port is None:
+        raise DemoError("the sidecar did not start; it says why above")
+    return sidecar, f"https://localhost:{port[1]}"
+
+
+def _start(command: str, config: Path, children: ExitStack, *, stdout: int) -> subprocess.Popen[str]:
+    """Start a command of `tresor`; it ends when this process does, however that comes about."""
     child_end, parent_end = make_lifeline()
-    router = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tresor.cli.main",
-            "serve",
-            f"--config={folder / 'tresor.toml'}",
-            f"--lifeline-fd={child_end}",
-        ],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tresor.cli.main", command, f"--config={config}", f"--lifeline-fd={child_end}"],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
+        text=True,
         pass_fds=(child_end,),
         start_new_session=True,  # Ctrl-C is for the demo; it ends the router before the model
     )
     os.close(child_end)
     children.callback(os.close, parent_end)
-    children.callback(_stop, router)
-    return router
+    children.callback(_stop, process)
+    return process
 
 
-def _wait_until_ready(ca_file: Path, port: int, router: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(ca_file: Path, port: int, router: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     with httpx2.Client(verify=ssl.create_default_context(cafile=ca_file), trust_env=False) as client:
         while time.monotonic() < deadline:

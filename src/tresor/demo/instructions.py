@@ -19,13 +19,18 @@ curl -sS --cacert $folder/ca.pem $origin/v1/chat/completions \\
   -H "Authorization: Bearer $api_key" -H "Content-Type: application/json" \\
   --data-binary @$folder/request.json -o $folder/response.json -D $folder/headers.txt && cat $folder/response.json; echo
 
-# 2. Fetch the receipt.
+# 2. Fetch the receipt, with the evidence it refers to.
 curl -sS --cacert $folder/ca.pem -H "Authorization: Bearer $api_key" -o $folder/receipt.json \\
+  -G -d include=evidence \\
   $origin/v1/receipts/$$(sed -n 's/^x-tresor-receipt-id: *\\([0-9a-f-]*\\).*/\\1/Ip' $folder/headers.txt)
 
-# 3. Verify it against the very bytes that were exchanged.
-$verify receipt --ca-file $folder/ca.pem --jwks-url $origin/.well-known/jwks.json \\
+# 3. Verify it against the very bytes that were exchanged, and both hops against the release root: offline.
+#    There is no TEE on this machine: the evidence is SIMULATED, and has to be asked for.
+$verify receipt --release-root $folder/release-root.jwk --require router,inference --allow-simulated \\
   --request $folder/request.json --response $folder/response.json $folder/receipt.json
+
+# 4. Verify the running router itself.
+$verify attest --url $origin --ca-file $folder/ca.pem --release-root $folder/release-root.jwk --allow-simulated
 
 # Or steps 1 and 2 with the OpenAI SDK, nothing changed but the base URL (then step 3 as above):
 $python - <<'END'
@@ -39,7 +44,8 @@ answer = client.chat.completions.with_raw_response.create(
     model="$model", messages=[{"role": "user", "content": "What is gravity?"}], temperature=0, max_tokens=60
 )
 print(answer.parse().choices[0].message.content)
-receipt = client.get("/receipts/" + answer.headers["x-tresor-receipt-id"], cast_to=httpx2.Response)
+receipt_id = answer.headers["x-tresor-receipt-id"]
+receipt = client.get("/receipts/" + receipt_id + "?include=evidence", cast_to=httpx2.Response)
 for name, data in (
     ("request", answer.http_request.content), ("response", answer.content), ("receipt", receipt.content)
 ):

@@ -8,6 +8,7 @@ does nothing but wait for the store.  Implements docs/spec/receipt.md sections 3
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tresor.errors import KeyFileError, KeyNotAttestedError, StoreUnavailableError
-from tresor.issuer.keys import KeyAttestation, KeySource
+from tresor.issuer.keys import AttestationBlock, KeyAttestation, KeySource
 from tresor.issuer.store_thread import StoreThread
 from tresor.jose.jwk import Jwk, public_jwk
 from tresor.jose.jws import encode_protected_header, sign_compact
@@ -35,6 +36,8 @@ _GATHER_S: Final = 0.0005
 _IDLE_TURN_S: Final = 0.0001
 """A turn of the loop shorter than this had nothing to do."""
 _DAY_S: Final = 86_400
+_EVIDENCE_MARGIN_S: Final = 3_600
+"""Evidence is kept for receipts issued this much later: a stream may outlast what bound its channel."""
 
 
 @dataclass(slots=True, repr=False)
@@ -44,9 +47,6 @@ class _Signer:
     Attributes:
         last_seq: number of the last durable receipt.
         attestation: evidence that binds the key; None where nothing is attested, or nothing is yet.
-        members: the payload's beginning: the claim `router_attestation` and a comma, encoded once.
-        referred_to: whether a receipt refers to it already.
-        unstored: evidence that receipts refer to and the store does not have yet.
     """
 
     kid: str
@@ -55,23 +55,12 @@ class _Signer:
     created_at: int
     last_seq: int
     attestation: KeyAttestation | None = None
-    members: bytes = b""
-    referred_to: bool = False
-    unstored: list[KeyAttestation] = field(default_factory=list)
-
-    def bind(self, attestation: KeyAttestation | None) -> None:
-        """Let receipts refer to `attestation` from now on."""
-        self.attestation = attestation
-        self.members = b"" if attestation is None else b'"router_attestation":' + attestation.block + b","
-        self.referred_to = False
 
     def sign(self, pending: "_Pending", *, issued_at: int, seq: int) -> NewReceipt:
         """Sign a receipt as number `seq` of this key."""
-        if self.attestation is not None and not self.referred_to:
-            self.unstored.append(self.attestation)
-            self.referred_to = True
         claims = complete_draft(pending.draft, iat=issued_at, seq=seq)
-        payload = encode_claims(claims, self.members + pending.members)
+        pending.router = None if self.attestation is None else self.attestation.block
+        payload = encode_claims(claims, _members(pending.router, pending.inference))
         return NewReceipt(
             id=claims.jti,
             customer_id=pending.customer_id,
@@ -85,9 +74,10 @@ class _Signer:
 @dataclass(slots=True, repr=False)
 class _Pending:
     draft: ReceiptDraft
-    members: bytes
+    inference: AttestationBlock | None
     customer_id: int
     durable: asyncio.Future[None]
+    router: AttestationBlock | None = None
     receipt: NewReceipt = field(init=False)
 
 
@@ -132,7 +122,7 @@ class ReceiptIssuer:
         self._waiting: deque[_Pending] = deque()
         self._work = asyncio.Event()
         self._closing = False
-        self._rotate = False
+        self._successor: _Signer | None = None
         self._in_doubt = False
         self._to_retire: set[str] = set()
         self._loop = asyncio.get_running_loop()
@@ -169,14 +159,14 @@ class ReceiptIssuer:
         return not self._keys.attested or (attestation is not None and self._clock() < attestation.expires_at)
 
     def issue(
-        self, draft: ReceiptDraft, customer_id: int, *, inference_attestation: bytes | None = None
+        self, draft: ReceiptDraft, customer_id: int, *, inference_attestation: AttestationBlock | None = None
     ) -> asyncio.Future[None]:
         """Have a receipt signed and stored.
 
         Args:
             draft: what it says.
             customer_id: whose it is.
-            inference_attestation: the claim of that name, as JSON.
+            inference_attestation: the claim of that name; None for none.
 
         Returns:
             A future that is done when the receipt is durable, or fails with `StoreUnavailableError`.  Cancelling it
@@ -189,9 +179,8 @@ class ReceiptIssuer:
             raise StoreUnavailableError("the issuer has stopped")
         if not self.may_sign:
             raise StoreUnavailableError("the evidence that binds the signing key has run out")
-        members = b"" if inference_attestation is None else b'"inference_attestation":' + inference_attestation + b","
         self._last_given += 1
-        pending = _Pending(draft, members, customer_id, self._loop.create_future())
+        pending = _Pending(draft, inference_attestation, customer_id, self._loop.create_future())
         pending.receipt = self._signer.sign(pending, issued_at=int(self._clock()), seq=self._last_given)
         self._waiting.append(pending)
         self._work.set()
@@ -200,6 +189,8 @@ class ReceiptIssuer:
     async def consider_rotation(self) -> None:
         """Replace the key if its age or an operator asks for it; called about once a second.
 
+        Key and evidence are made here, where nothing waits for them; the key signs from between two groups on.
+
         Raises:
             StoreUnavailableError: the store cannot say whether one was asked for.
         """
@@ -207,10 +198,15 @@ class ReceiptIssuer:
         asked_at = await asyncio.to_thread(self._store.rotation_requested_at)
         asked = asked_at >= self._signer.created_at and asked_at != self._rotation_handled
         aged = self._rotation_s > 0 and self._clock() - self._signer.created_at >= self._rotation_s
-        if asked or aged:
-            self._rotation_handled = asked_at
-            self._rotate = True
-            self._work.set()
+        if not (asked or aged) or self._successor is not None:
+            return
+        try:
+            self._successor = await asyncio.to_thread(self._make_signer)
+        except (KeyFileError, KeyNotAttestedError, StoreUnavailableError) as error:  # to be tried again
+            _log.error("signing key not replaced, or not retired", extra={"kid": self._signer.kid, "fault": str(error)})
+            return
+        self._rotation_handled = asked_at
+        self._work.set()
 
     async def renew_attestation(self) -> None:
         """Have the key that signs bound anew; what binds it now goes on until then, while it lasts."""
@@ -224,20 +220,24 @@ class ReceiptIssuer:
             return
         self.attestation_fault = None
         if self._signer is signer:  # not replaced meanwhile, with evidence of its own
-            signer.bind(attestation)
+            signer.attestation = attestation
 
     async def close(self) -> None:
-        """Store what waits, and stop."""
+        """Store what waits, and stop.  A key that is gone with this process is retired."""
         self._closing = True
         self._work.set()
         await self._task
+        if self._keys.attested:
+            self._to_retire.add(self._signer.kid)
+            with contextlib.suppress(StoreUnavailableError):
+                await self._thread.call(self._retire)
         self._thread.close()
 
     async def _run(self) -> None:
         while True:
             await self._work.wait()
-            if self._rotate:
-                await self._replace_signer()
+            if self._successor is not None:
+                await self._replace_signer(self._successor)
             if not self._waiting:
                 if self._closing:
                     return
@@ -267,9 +267,8 @@ class ReceiptIssuer:
                 self._signer.last_seq = known.last_seq
                 self._in_doubt = False
             receipts = self._in_order(group)
-            while unstored := self._signer.unstored:
-                await self._thread.call(self._store_evidence, unstored[0])
-                del unstored[0]
+            if unstored := _unstored(group):
+                await self._thread.call(self._store_evidence, unstored)
             await self._thread.call(self._store.append_receipts, receipts)
         except StoreUnavailableError as error:
             fault = error
@@ -303,21 +302,17 @@ class ReceiptIssuer:
             receipts.append(receipt)
         return receipts
 
-    async def _replace_signer(self) -> None:
+    async def _replace_signer(self, successor: _Signer) -> None:
         """Rotate between two groups: the new key is known to the store before it signs, the old one stays known."""
-        self._rotate = False
-        old = self._signer
+        old, self._signer, self._successor = self._signer, successor, None
+        self._last_given = successor.last_seq + len(self._waiting)
+        self._in_doubt = False
+        self._to_retire.add(old.kid)
+        _log.info("signing key replaced", extra={"kid": successor.kid, "retired": old.kid})
         try:
-            self._signer = await self._thread.call(self._make_signer)
-            self._last_given = self._signer.last_seq + len(self._waiting)
-            self._in_doubt = False
-            self._to_retire.add(old.kid)
             await self._thread.call(self._retire)
-        except (KeyFileError, KeyNotAttestedError, StoreUnavailableError) as error:
-            self._rotation_handled = 0  # to be tried again
+        except StoreUnavailableError as error:  # to be tried again
             _log.error("signing key not replaced, or not retired", extra={"kid": old.kid, "fault": str(error)})
-        else:
-            _log.info("signing key replaced", extra={"kid": self._signer.kid, "retired": old.kid})
 
     def _retire(self) -> None:
         for kid in tuple(self._to_retire):
@@ -353,11 +348,16 @@ class ReceiptIssuer:
         private_key = self._keys.make()
         attestation = self._keys.attest(private_key)
         signer = _signer(private_key, self._register(private_key))
-        signer.bind(attestation)
+        signer.attestation = attestation
         return signer
 
-    def _store_evidence(self, attestation: KeyAttestation) -> None:
-        self._store.put_evidence(attestation.evidence, used_until=int(attestation.expires_at) + 1)
+    def _store_evidence(self, blocks: list[AttestationBlock]) -> None:
+        """Store what receipts are about to refer to, for as long as they will, and some more."""
+        until = int(self._clock()) + _EVIDENCE_MARGIN_S
+        for block in blocks:
+            used_until = max(until, int(block.expires_at) + _EVIDENCE_MARGIN_S)
+            self._store.put_evidence(block.evidence, used_until=used_until)
+            block.stored_until = used_until
 
     def _register(self, private_key: ec.EllipticCurvePrivateKey) -> SigningKey:
         jwk = public_jwk(private_key.public_key())
@@ -372,6 +372,21 @@ def _signer(private_key: ec.EllipticCurvePrivateKey, known: SigningKey) -> _Sign
         created_at=known.created_at,
         last_seq=known.last_seq,
     )
+
+
+def _members(router: AttestationBlock | None, inference: AttestationBlock | None) -> bytes:
+    """Return the blocks as members of the payload, each with a comma behind it."""
+    own = b"" if router is None else b'"router_attestation":%b,' % router.json
+    return own if inference is None else own + b'"inference_attestation":%b,' % inference.json
+
+
+def _unstored(group: list[_Pending]) -> list[AttestationBlock]:
+    """Return the blocks that receipts of the group carry and whose evidence the store would not keep for them."""
+    last = max(pending.receipt.issued_at for pending in group)
+    blocks = {
+        id(block): block for pending in group for block in (pending.router, pending.inference) if block is not None
+    }
+    return [block for block in blocks.values() if block.evidence and last >= block.stored_until]
 
 
 def key_set(store: Store) -> list[Jwk]:

@@ -11,7 +11,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tresor.store.base import EvidenceItem
 
-__all__ = ["KeyAttestation", "KeySource"]
+__all__ = ["AttestationBlock", "KeyAttestation", "KeySource"]
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class AttestationBlock:
+    """An attestation block that many receipts carry, encoded once, and what it refers to.
+
+    Attributes:
+        json: the claim's value.
+        evidence: what it refers to by digest.
+        expires_at: Unix seconds until which receipts are expected to carry it.
+        stored_until: Unix seconds up to which the store keeps the evidence for receipts; 0 where it has none of it.
+    """
+
+    json: bytes
+    evidence: tuple[EvidenceItem, ...]
+    expires_at: float
+    stored_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<AttestationBlock {len(self.json)} bytes, evidence={len(self.evidence)} until={self.expires_at:.0f}>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -20,22 +40,24 @@ class KeyAttestation:
 
     Attributes:
         envelope: what `GET /attestation` answers, JSON.
-        block: the claim `router_attestation` of receipts, JSON: the same with its bulky parts by digest.
-        evidence: what `block` refers to.
+        block: the claim `router_attestation` of receipts: the same with its bulky parts by digest; no receipt may be
+            signed under it once it has expired.
         issued_at: Unix seconds.
-        expires_at: Unix seconds from which no receipt may be signed under it.
         simulated: no hardware stands behind it.
     """
 
     envelope: bytes
-    block: bytes
-    evidence: tuple[EvidenceItem, ...]
+    block: AttestationBlock
     issued_at: float
-    expires_at: float
     simulated: bool
 
+    @property
+    def expires_at(self) -> float:
+        """Unix seconds from which it counts no more."""
+        return self.block.expires_at
+
     def __repr__(self) -> str:
-        return f"<KeyAttestation until={self.expires_at:.0f} evidence={len(self.evidence)}>"
+        return f"<KeyAttestation {self.block!r}>"
 
 
 class KeySource(Protocol):

@@ -93,8 +93,8 @@ def omissions(claims: ReceiptClaims, findings: Sequence[Finding]) -> list[Omissi
     """Return what a passing result does not say: what the router names, and what no finding is about."""
     made = {finding.check for finding in findings}
     lines = [Omission(item, "the router did not establish it for this exchange") for item in claims.not_checked]
-    lines.append(Omission("attestation", "no evidence about the machines of router and upstream was looked at"))
-    lines.append(Omission("key_set", "that it is the router's own is for you to know"))
+    if "router_tee" not in made:
+        lines.append(Omission("key_set", "that it is the router's own is for you to know"))
     if "id" not in made:
         lines.append(Omission("id", "the token came without the id it was handed out under"))
     if "nonce" not in made:

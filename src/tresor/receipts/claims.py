@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from tresor.attestation.blocks import InferenceAttestation, RouterAttestation
+from tresor.attestation.blocks import InferenceAttestation, RouterAttestation, instant_of
 from tresor.encodings import parse_json
 from tresor.errors import AttemptReason, JsonError, ReceiptCode, ReceiptMalformedError
 
@@ -131,6 +131,7 @@ def parse_claims(payload: bytes) -> ReceiptClaims:
         raise ReceiptMalformedError(ReceiptCode.CLAIMS_INVALID, f"claims: {detail}") from error
     for attempt in claims.attempts:
         _check_started_at(attempt.started_at)
+    _check_block_times(claims)
     _check_consistency(claims)
     return claims
 
@@ -143,6 +144,19 @@ def _check_started_at(text: str) -> None:
     except ValueError as error:
         raise ReceiptMalformedError(
             ReceiptCode.CLAIMS_INVALID, "claims: started_at of an attempt is not RFC 3339 in UTC with Z"
+        ) from error
+
+
+def _check_block_times(claims: ReceiptClaims) -> None:
+    router, inference = claims.router_attestation, claims.inference_attestation
+    times = [] if router is None else [router.issued_at]
+    times += [] if inference is None else [t for t in (inference.verified_at, inference.expires_at) if t is not None]
+    try:
+        for time in times:
+            instant_of(time)
+    except ValueError as error:
+        raise ReceiptMalformedError(
+            ReceiptCode.CLAIMS_INVALID, f"claims: a time of an attestation block is none: {error}"
         ) from error
 
 

@@ -9,16 +9,22 @@ Implements docs/spec/receipt.md section 8, whose step numbers stand in the code:
     (5) schema, claims, claims among each other
     (6) times: not in the future, inside the key's life     verify_receipt -> VerifiedReceipt
     (7) what the caller holds: id, nonce, request, response, the `tresor` member in the response
+    (8) the attestation blocks: the key that signed is the one that is bound; the evidence, under a trust bundle
 
 Not checked here, and therefore in `VerifiedReceipt.not_checked`: every item the router itself names in `not_checked`,
-any attestation, whether the key set is the router's own, and each of (7) for which the caller brought nothing.
+evidence for which the caller brought no release root, whether the key set is the router's own where no evidence says
+so, and each of (7) for which the caller brought nothing.
 """
 
+import base64
+import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from tresor.encodings import parse_json
+import msgspec
+
+from tresor.encodings import JsonValue, digest_string, parse_json
 from tresor.errors import (
     Finding,
     JsonError,
@@ -26,11 +32,13 @@ from tresor.errors import (
     ReceiptMalformedError,
     ReceiptMismatchError,
     ReceiptSignatureError,
+    ReceiptUndecidedError,
 )
-from tresor.jose.jwk import ReceiptKey
+from tresor.jose.jwk import ReceiptKey, parse_jwks
 from tresor.jose.jws import UnverifiedJws, parse_compact, verify_compact
 from tresor.limits import MAX_RECEIPT_BYTES
 from tresor.receipts.appraise import Held, Omission, check_held, check_times, omissions
+from tresor.receipts.attested import Trust, check_attestation
 from tresor.receipts.claims import ReceiptClaims, parse_claims
 
 __all__ = [
@@ -38,18 +46,31 @@ __all__ = [
     "UnverifiedReceipt",
     "VerifiedReceipt",
     "appraise_receipt",
+    "attested_key",
     "parse_receipt",
     "verify_receipt",
     "verify_signature",
 ]
 
 
+class _EvidenceItem(msgspec.Struct, frozen=True):
+    media_type: str
+    data: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class UnverifiedReceipt:
-    """A well-formed receipt token, and the id it was handed out under if it came in the API's JSON."""
+    """A well-formed receipt token, and what came with it if it came in the API's JSON.
+
+    Attributes:
+        jws: the token.
+        id: the id it was handed out under.
+        evidence: digest to bytes of what the receipt may refer to; each digest is that of its bytes.
+    """
 
     jws: UnverifiedJws
     id: str | None
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,11 +81,13 @@ class GenuineReceipt:
         claims: what the router said.
         key: the key that signed.
         id: the id it was handed out under; not signed.
+        evidence: digest to bytes of what it may refer to.
     """
 
     claims: ReceiptClaims
     key: ReceiptKey
     id: str | None
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -76,12 +99,14 @@ class VerifiedReceipt:
         kid: the key that signed.
         checked: every check that was made, in order.
         not_checked: what was not; as much part of the result as `checked`.
+        simulated: the evidence it refers to is of no hardware.
     """
 
     claims: ReceiptClaims
     kid: str
     checked: tuple[Finding, ...]
     not_checked: tuple[Omission, ...]
+    simulated: bool = False
 
 
 def parse_receipt(data: bytes) -> UnverifiedReceipt:
@@ -111,7 +136,43 @@ def parse_receipt(data: bytes) -> UnverifiedReceipt:
         raise ReceiptMalformedError(
             ReceiptCode.TOKEN_MALFORMED, "JSON is not {id, receipt} with two strings (compact JWS only)"
         )
-    return UnverifiedReceipt(jws=parse_compact(token), id=receipt_id)  # (2)
+    evidence = _parse_evidence(document.get("evidence", {}) if isinstance(document, dict) else {})
+    return UnverifiedReceipt(jws=parse_compact(token), id=receipt_id, evidence=evidence)  # (2)
+
+
+def _parse_evidence(value: JsonValue) -> Mapping[str, bytes]:
+    """Read the member `evidence` of the API's JSON; digests are compared here, once."""
+    try:
+        items = msgspec.convert(value, dict[str, _EvidenceItem])
+        held = {digest: base64.b64decode(item.data, validate=True) for digest, item in items.items()}
+    except (msgspec.ValidationError, binascii.Error, ValueError) as error:
+        raise ReceiptMalformedError(
+            ReceiptCode.TOKEN_MALFORMED, "evidence is not an object of digests to {media_type, data} in base64"
+        ) from error
+    for digest, data in held.items():
+        if digest_string(data) != digest:
+            raise ReceiptMalformedError(
+                ReceiptCode.EVIDENCE_DIGEST_MISMATCH,
+                f"evidence of {len(data)} bytes stands under {digest[:80]!r} and has {digest_string(data)}",
+            )
+    return held
+
+
+def attested_key(receipt: UnverifiedReceipt) -> dict[str, ReceiptKey]:
+    """Return the key that a receipt's own `router_attestation` says signed it, by kid.
+
+    Nothing is known of it: only evidence that is accepted under a trust bundle makes it the router's.
+
+    Raises:
+        ReceiptMalformedError: the content is not a receipt, or the block's key is none.
+        ReceiptUndecidedError: there is no such block, so that a key set is needed.
+    """
+    block = parse_claims(receipt.jws.payload).router_attestation
+    if block is None:
+        raise ReceiptUndecidedError(
+            ReceiptCode.ROUTER_ATTESTATION_MISSING, "the receipt has no router_attestation, and no key set is given"
+        )
+    return parse_jwks(msgspec.json.encode({"keys": [block.receipt_key]}))
 
 
 def verify_signature(receipt: UnverifiedReceipt, keys: Mapping[str, ReceiptKey]) -> GenuineReceipt:
@@ -133,7 +194,7 @@ def verify_signature(receipt: UnverifiedReceipt, keys: Mapping[str, ReceiptKey])
             ReceiptCode.KID_UNKNOWN, f"kid {receipt.jws.kid[:64]!r} is not among the {len(keys)} keys of the set"
         )
     payload = verify_compact(receipt.jws, key.public_key)  # (4)
-    return GenuineReceipt(claims=parse_claims(payload), key=key, id=receipt.id)  # (5)
+    return GenuineReceipt(claims=parse_claims(payload), key=key, id=receipt.id, evidence=receipt.evidence)  # (5)
 
 
 def appraise_receipt(
@@ -143,8 +204,9 @@ def appraise_receipt(
     request: bytes | None = None,
     response: bytes | None = None,
     nonce: str | None = None,
+    trust: Trust | None = None,
 ) -> VerifiedReceipt:
-    """Hold a genuine receipt against the clock and the exchange.
+    """Hold a genuine receipt against the clock, the exchange and the evidence that it refers to.
 
     Args:
         receipt: what `verify_signature` found to be signed.
@@ -152,10 +214,11 @@ def appraise_receipt(
         request: exact bytes of the request body, to be compared with `request_digest`.
         response: exact bytes of the response body, transfer coding removed, to be compared with `response_digest`.
         nonce: the `X-Tresor-Nonce` the caller sent.
+        trust: what the evidence is held against; None where the caller trusts no release root.
 
     Raises:
-        ReceiptMismatchError: it contradicts the clock, the life of its key, or what the caller holds; holds every
-            contradiction.
+        ReceiptMismatchError: it contradicts the clock, the life of its key, what the caller holds or what the caller
+            trusts, or its evidence cannot be judged; holds every finding.
     """
     claims, key = receipt.claims, receipt.key
     held = Held(id=receipt.id, nonce=nonce, request=request, response=response)
@@ -165,10 +228,16 @@ def appraise_receipt(
         *check_times(claims, key, now),  # (6)
         *check_held(claims, held),  # (7)
     ]
+    attested = check_attestation(claims, key, receipt.evidence, trust)  # (8)
+    findings += attested.findings
     if any(finding.code is not None for finding in findings):
         raise ReceiptMismatchError(findings)
     return VerifiedReceipt(
-        claims=claims, kid=key.kid, checked=tuple(findings), not_checked=tuple(omissions(claims, findings))
+        claims=claims,
+        kid=key.kid,
+        checked=tuple(findings),
+        not_checked=(*omissions(claims, findings), *attested.not_checked),
+        simulated=attested.simulated,
     )
 
 
@@ -180,6 +249,7 @@ def verify_receipt(
     request: bytes | None = None,
     response: bytes | None = None,
     nonce: str | None = None,
+    trust: Trust | None = None,
 ) -> VerifiedReceipt:
     """Verify a receipt: `verify_signature`, then `appraise_receipt`.
 
@@ -188,4 +258,5 @@ def verify_receipt(
         ReceiptSignatureError: no key of the set signed it.
         ReceiptMismatchError: it contradicts the clock, the life of its key, or what the caller holds.
     """
-    return appraise_receipt(verify_signature(receipt, keys), now=now, request=request, response=response, nonce=nonce)
+    genuine = verify_signature(receipt, keys)
+    return appraise_receipt(genuine, now=now, request=request, response=response, nonce=nonce, trust=trust)

@@ -83,6 +83,12 @@ class HttpConnection(asyncio.Protocol):
         """The `Date` line of this second."""
         return self._server.date_header
 
+    @property
+    def peer(self) -> str:
+        """Address of the other end, without its port."""
+        name = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(name[0]) if name else ""
+
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

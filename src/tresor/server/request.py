@@ -26,6 +26,10 @@ class ResponseSink(Protocol):
     def date_header(self) -> str:
         """The `Date` line of this second."""
 
+    @property
+    def peer(self) -> str:
+        """Address of the other end of the connection, without its port."""
+
     def write(self, data: bytes) -> None:
         """Send bytes; dropped where the caller has left."""
 
@@ -88,6 +92,7 @@ class Request:
 
     Attributes:
         method: as sent.
+        target: as sent, path and query (RFC 9112, 3.2).
         path: percent-decoded, without the query.
         headers: by lower-case name; values of a repeated field joined by `, ` (RFC 9110 section 5.3).
         id: the `X-Request-Id` of the response.
@@ -111,6 +116,7 @@ class Request:
         "method",
         "path",
         "status",
+        "target",
         "version",
     )
 
@@ -121,6 +127,7 @@ class Request:
         self.id = request_id
         self.method = ""
         self.path = ""
+        self.target = ""
         self.version = "1.1"
         self.headers: dict[str, str] = {}
         self.extra_headers = f"X-Request-Id: {request_id}\r\n"
@@ -136,6 +143,11 @@ class Request:
     def query(self) -> Mapping[str, str]:
         """Members of the query, the last one of a name."""
         return dict(parse_qsl(self._query, keep_blank_values=True))
+
+    @property
+    def peer(self) -> str:
+        """Address of the caller, or of the proxy in front."""
+        return self._sink.peer
 
     async def body(self) -> bytes:
         """Read the whole body.
@@ -185,6 +197,12 @@ class Request:
         self._sink.write(framed)
         self._sink.response_complete()
 
+    def end_stream(self) -> None:
+        """Send the end of a body all of which has been sent."""
+        head, self._unsent_head = self._unsent_head, b""
+        self._sink.write(head if self.version == "1.0" else head + b"0\r\n\r\n")
+        self._sink.response_complete()
+
     def add_header(self, name: bytes, value: bytes) -> None:
         """Take a header field."""
         key = _header_names.get(name)
@@ -201,6 +219,7 @@ class Request:
         text = target.decode("latin-1")
         if not text.startswith("/") and "://" in text:
             text = "/" + text.partition("://")[2].partition("/")[2]
+        self.target = text
         path, _, self._query = text.partition("?")
         self.path = unquote(path) if "%" in path else path
 

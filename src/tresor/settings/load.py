@@ -11,15 +11,23 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from tresor.errors import SettingsError
-from tresor.settings.model import Plan, Settings, UpstreamSettings
+from tresor.settings.model import NodeSettings, Plan, Settings, SidecarSettings, UpstreamSettings
 
-__all__ = ["LoadedSettings", "Secret", "is_loopback", "load_settings", "parse_address"]
+__all__ = [
+    "LoadedNode",
+    "LoadedSettings",
+    "Secret",
+    "is_loopback",
+    "load_settings",
+    "load_sidecar_settings",
+    "parse_address",
+]
 
 _PREFIX = "TRESOR_"
 _JOINT = "__"
@@ -54,19 +62,22 @@ class Secret:
         return self._value
 
 
+_Node_co = TypeVar("_Node_co", bound=NodeSettings, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class LoadedSettings:
+class LoadedNode(Generic[_Node_co]):
     """Settings that passed every check.
 
     Attributes:
         settings: the effective settings, environment included.
         folder: what relative paths are relative to: the folder of the configuration file.
-        api_keys: the upstreams' keys, in the order of `settings.upstreams`.
+        allow_simulated: whether simulated evidence may be shown to others than this machine.
     """
 
-    settings: Settings
+    settings: _Node_co
     folder: Path
-    api_keys: tuple[Secret | None, ...]
+    allow_simulated: bool
 
     def path(self, name: str) -> Path:
         """Resolve a path setting."""
@@ -74,23 +85,61 @@ class LoadedSettings:
 
     @property
     def public_origin(self) -> str:
-        """Origin callers use: as set, or made from the address the router listens on."""
+        """Origin callers use: as set, or made from the address the node listens on."""
         server = self.settings.server
         scheme = "http" if server.tls_key_file is None else "https"
         return f"{scheme}://{server.listen}" if server.public_origin is None else server.public_origin
 
 
-def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool = True) -> LoadedSettings:
-    """Read and check the configuration.
+@dataclass(frozen=True, slots=True)
+class LoadedSettings(LoadedNode[Settings]):
+    """Settings of a router.
+
+    Attributes:
+        api_keys: the upstreams' keys, in the order of `settings.upstreams`.
+    """
+
+    api_keys: tuple[Secret | None, ...] = ()
+
+
+def load_settings(
+    path: Path, environ: Mapping[str, str], *, with_secrets: bool = True, allow_simulated: bool = False
+) -> LoadedSettings:
+    """Read and check the configuration of a router.
 
     Args:
         path: the TOML file.
         environ: environment variables.
         with_secrets: whether to read the upstreams' keys; who only looks after the store does not need them.
+        allow_simulated: whether simulated evidence may be shown to others than this machine.
 
     Raises:
         SettingsError: it cannot be used; the message names file and line, or the variable.
     """
+    settings, where = _read(path, environ, Settings)
+    api_keys = tuple(
+        _load_secret(upstream, path.parent, environ, where, ("upstreams", position)) if with_secrets else None
+        for position, upstream in enumerate(settings.upstreams)
+    )
+    loaded = LoadedSettings(settings, path.parent, allow_simulated, api_keys)
+    where.refuse_first(_contradictions(loaded), settings)
+    return loaded
+
+
+def load_sidecar_settings(
+    path: Path, environ: Mapping[str, str], *, allow_simulated: bool = False
+) -> LoadedNode[SidecarSettings]:
+    """Read and check the configuration of a sidecar; arguments and errors are those of `load_settings`."""
+    settings, where = _read(path, environ, SidecarSettings)
+    loaded = LoadedNode(settings, path.parent, allow_simulated)
+    where.refuse_first(_sidecar_contradictions(loaded), settings)
+    return loaded
+
+
+_Read = TypeVar("_Read", bound=NodeSettings)
+
+
+def _read(path: Path, environ: Mapping[str, str], shape: type[_Read]) -> tuple[_Read, "_Places"]:
     try:
         text = path.read_text(encoding="utf-8")
         tree = tomllib.loads(text)
@@ -107,18 +156,9 @@ def load_settings(path: Path, environ: Mapping[str, str], *, with_secrets: bool 
     for steps, variable in sorted(where.variables.items(), key=lambda item: _in_order(item[0])):
         _override(tree, steps, _parse_value(environ[variable]), variable)
     try:
-        settings = msgspec.convert(tree, Settings)
+        return msgspec.convert(tree, shape), where
     except msgspec.ValidationError as error:
         where.refuse_invalid(str(error), tree)
-    folder = path.parent
-    api_keys = tuple(
-        _load_secret(upstream, folder, environ, where, ("upstreams", position)) if with_secrets else None
-        for position, upstream in enumerate(settings.upstreams)
-    )
-    loaded = LoadedSettings(settings=settings, folder=folder, api_keys=api_keys)
-    for at, fault in _contradictions(loaded):
-        where.refuse(at, fault)
-    return loaded
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -180,6 +220,13 @@ class _Places:
         if missing := _MISSING.match(message):
             self.refuse((*at, missing["name"]), "is missing")
         self.refuse(at, message[0].lower() + message[1:])
+
+    def refuse_first(self, contradictions: Iterator[tuple[Path_, str]], settings: NodeSettings) -> None:
+        """Refuse the first contradiction there is, and a simulation that the file does not own up to."""
+        for at, fault in contradictions:
+            self.refuse(at, fault)
+        if settings.identity.tee == "simulated" and ("identity", "tee") in self.variables:
+            self.refuse(("identity", "tee"), "is simulated: that is written into the file or not at all")
 
     def refuse(self, at: Path_, fault: str) -> NoReturn:
         """Raise `SettingsError` for the setting `at`, naming the nearest place that is known."""
@@ -269,12 +316,14 @@ def _load_secret(
 def _contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]]:
     settings = loaded.settings
     yield from _server_contradictions(loaded)
+    yield from _identity_contradictions(loaded)
     if "default" not in settings.plans:
         yield ("plans",), "has no plan named default"
     routes: set[tuple[str, str, str]] = set()
     for position, upstream in enumerate(settings.upstreams):
         at: Path_ = ("upstreams", position)
         yield from _upstream_contradictions(loaded, upstream, at)
+        yield from _attestation_contradictions(loaded, upstream, at)
         for number, model in enumerate(upstream.models):
             route = (upstream.region, upstream.provider, model.key)
             if route in routes:
@@ -282,7 +331,19 @@ def _contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]]:
             routes.add(route)
 
 
-def _server_contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]]:
+def _sidecar_contradictions(loaded: LoadedNode[SidecarSettings]) -> Iterator[tuple[Path_, str]]:
+    yield from _server_contradictions(loaded)
+    yield from _identity_contradictions(loaded)
+    if loaded.settings.identity.tee == "none":
+        yield ("identity", "tee"), "is none: a sidecar has nothing to do but to attest"
+    url = _parse_url(loaded.settings.backend.base_url)
+    if url is None or url.path.strip("/"):
+        yield ("backend", "base_url"), "is not an origin such as http://127.0.0.1:8000"
+    elif not is_loopback(url.hostname or ""):
+        yield ("backend", "base_url"), "is not on this machine: what the evidence says ends at its edge"
+
+
+def _server_contradictions(loaded: LoadedNode[NodeSettings]) -> Iterator[tuple[Path_, str]]:
     server = loaded.settings.server
     for name, address in (("listen", server.listen), ("metrics_listen", server.metrics_listen)):
         if address is not None:
@@ -304,6 +365,23 @@ def _server_contradictions(loaded: LoadedSettings) -> Iterator[tuple[Path_, str]
         yield ("server", "public_origin"), "is not an origin such as https://api.example.org"
 
 
+def _identity_contradictions(loaded: LoadedNode[NodeSettings]) -> Iterator[tuple[Path_, str]]:
+    server, identity = loaded.settings.server, loaded.settings.identity
+    for name, file in (("manifest_file", identity.manifest_file), ("trust_bundle_file", identity.trust_bundle_file)):
+        if file is not None and not loaded.path(file).is_file():
+            yield ("identity", name), f"names {loaded.path(file)}, which is no file"
+    if identity.tee == "none":
+        return
+    if identity.manifest_file is None:
+        yield ("identity", "manifest_file"), "is missing: evidence binds the workload that it names"
+    if server.tls_key_file is None:
+        yield ("identity", "tee"), "needs TLS by the router itself: evidence binds the key of the connection"
+    if identity.trust_bundle_url is not None and _parse_url(identity.trust_bundle_url) is None:
+        yield ("identity", "trust_bundle_url"), "is not an http or https URL without user, query and fragment"
+    if identity.tee == "simulated" and not loaded.allow_simulated and not is_loopback(parse_address(server.listen)[0]):
+        yield ("identity", "tee"), "is simulated and server.listen is not loopback: start with --allow-simulated"
+
+
 def _upstream_contradictions(
     loaded: LoadedSettings, upstream: UpstreamSettings, at: Path_
 ) -> Iterator[tuple[Path_, str]]:
@@ -318,6 +396,27 @@ def _upstream_contradictions(
             yield (*at, name), "cannot be auto, which callers write for any"
     if upstream.ca_file is not None and not loaded.path(upstream.ca_file).is_file():
         yield (*at, "ca_file"), f"names {loaded.path(upstream.ca_file)}, which is no file"
+
+
+def _attestation_contradictions(
+    loaded: LoadedSettings, upstream: UpstreamSettings, at: Path_
+) -> Iterator[tuple[Path_, str]]:
+    if upstream.attestation != "none" and not upstream.base_url.lower().startswith("https:"):
+        yield (
+            (*at, "base_url"),
+            f"is not https: attestation = {upstream.attestation!r} binds the key of a TLS connection",
+        )
+    if upstream.attestation == "tresor" and upstream.release_root_file is None:
+        yield (*at, "release_root_file"), 'is missing: attestation = "tresor" trusts what its owner signs'
+    wrong = ("policy_file",) if upstream.attestation == "tresor" else ("release_root_file", "trust_bundle_file")
+    for name in ("policy_file", "release_root_file", "trust_bundle_file"):
+        file = getattr(upstream, name)
+        if file is not None and (name in wrong or upstream.attestation == "none"):
+            yield (*at, name), f"means nothing with attestation = {upstream.attestation!r}"
+        if file is not None and not loaded.path(file).is_file():
+            yield (*at, name), f"names {loaded.path(file)}, which is no file"
+    if upstream.allow_simulated and upstream.attestation != "tresor":
+        yield (*at, "allow_simulated"), f"means nothing with attestation = {upstream.attestation!r}"
 
 
 def _parse_url(text: str) -> SplitResult | None:

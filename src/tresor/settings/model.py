@@ -10,13 +10,17 @@ import msgspec
 from tresor.limits import Limits
 
 __all__ = [
+    "BackendSettings",
+    "IdentitySettings",
     "LogSettings",
     "ModelSettings",
+    "NodeSettings",
     "Plan",
     "Pricing",
     "ReceiptSettings",
     "ServerSettings",
     "Settings",
+    "SidecarSettings",
     "StoreSettings",
     "UpstreamSettings",
 ]
@@ -24,6 +28,7 @@ __all__ = [
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*\Z", max_length=128)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +68,35 @@ class ReceiptSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Age at which a signing key is replaced; 0 for never."""
     retention_days: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Age at which a receipt is deleted; 0 for never."""
+
+
+class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the router proves what it is: which hardware attests it, and as which workload."""
+
+    tee: Literal["none", "auto", "sev-snp", "tdx", "azure-sev-snp", "azure-tdx", "simulated"] = "none"
+    """Where evidence comes from; `auto` looks for what this machine has, `none` has the router attest nothing."""
+    manifest_file: str | None = None
+    """Workload identity manifest, as `tresor release manifest` writes it; needed unless `tee` is `none`."""
+    trust_bundle_file: str | None = None
+    """Trust bundle, as `tresor release bundle` writes it: served, and kept with receipts.  Read anew when changed."""
+    trust_bundle_url: str | None = None
+    """Where callers find the trust bundle.  Default: the router's own `/.well-known/tresor-trust-bundle`."""
+    max_age_seconds: Annotated[int, msgspec.Meta(ge=2, le=86_400)] = 600
+    """How long evidence counts; it is renewed at half of that."""
+    nonces_per_minute: Positive = 12
+    """Fresh evidence for `GET /attestation?nonce=`, per caller's address."""
+    fetch_collateral: bool = True
+    """Ask AMD, Intel or NVIDIA for what endorses the evidence, so that receipts verify offline."""
+    collateral_directory: str = "collateral"
+    """Folder in which it is kept; relative to the configuration file."""
+    tsm_path: str = "/sys/kernel/config/tsm/report"
+    """The kernel's configfs-tsm reports."""
+    sev_guest_path: str = "/dev/sev-guest"
+    """The kernel's SEV-SNP guest device."""
+    tpm_path: str = "/dev/tpmrm0"
+    """The kernel's TPM resource manager."""
+    simulated_root_file: str = "simulated-root.pem"
+    """Private key of the root that signs simulated evidence; made where it does not exist."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,8 +151,20 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """First part of its routes."""
     base_url: str
     """URL up to and with `/v1`."""
-    attestation: Literal["none"]
-    """`none` says in so many words that nothing proves what runs there."""
+    attestation: Literal["none", "tresor", "tinfoil", "dstack", "aci"]
+    """How it proves what it is; `none` says in so many words that nothing does."""
+    policy_file: str | None = None
+    """Policy for its evidence, TOML or JSON; not of kind `tresor`, whose trust bundle says it.  Default: strict."""
+    release_root_file: str | None = None
+    """Of kind `tresor`: public key of whoever releases its software."""
+    trust_bundle_file: str | None = None
+    """Of kind `tresor`: its trust bundle.  Default: the one it serves."""
+    workload: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")] = "inference"
+    """Of kind `tresor`: name of its workload: `inference`, or `router` for another router."""
+    allow_simulated: bool = False
+    """Of kind `tresor`: take evidence behind which there is no hardware; it proves nothing and says so."""
+    attestation_max_age_s: Seconds = 600.0
+    """How long its evidence counts; it is renewed at half of that."""
     api_key_env: str | None = None
     """Environment variable that holds the upstream's key."""
     api_key_file: str | None = None
@@ -135,17 +181,52 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Of a stream: from the request to the first event with content."""
     idle_timeout_s: Seconds = 60.0
     """Silence inside a stream that has begun."""
+    total_timeout_s: NotNegative = 0.0
+    """Of a stream: from the request to its end; 0 for no limit."""
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    """Its share among the upstreams that could serve a request as well as it, at most 1000."""
+    max_concurrent_requests: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Requests it serves at one time, per worker process; 0 for no limit."""
+    max_queued_requests: Annotated[int, msgspec.Meta(ge=0)] = 64
+    """Requests that wait for one of these to end; one more goes to the next candidate."""
+    queue_timeout_s: Seconds = 5.0
+    """How long one waits at most."""
     models: Annotated[tuple[ModelSettings, ...], msgspec.Meta(min_length=1)]
     """What it serves."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole of `tresor.toml`."""
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The inference server that a sidecar stands in front of, in the same machine."""
+
+    base_url: str
+    """Its origin, such as `http://127.0.0.1:8000`."""
+    connect_timeout_s: Seconds = 5.0
+    """TCP handshake."""
+    idle_timeout_s: Seconds = 300.0
+    """Silence before or inside an answer."""
+    keep_alive: bool = True
+    """Use a connection for more than one request."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every attested node has, router or sidecar."""
 
     server: ServerSettings = ServerSettings()
-    store: StoreSettings = StoreSettings()
-    receipts: ReceiptSettings = ReceiptSettings()
+    identity: IdentitySettings = IdentitySettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
+
+
+class SidecarSettings(NodeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of a sidecar's configuration file."""
+
+    backend: BackendSettings
+
+
+class Settings(NodeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of `tresor.toml`."""
+
+    store: StoreSettings = StoreSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     plans: dict[Name, Plan] = msgspec.field(default_factory=lambda: {"default": Plan()})
     upstreams: Annotated[tuple[UpstreamSettings, ...], msgspec.Meta(min_length=1)]

@@ -8,15 +8,19 @@ says so.
 """
 
 import asyncio
+import hashlib
 import select
 from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tresor.errors import AttemptReason, UpstreamError
 from tresor.http1.sweeper import Sweeper
 from tresor.limits import Limits
+from tresor.upstreams.channel import Standing
 
 __all__ = ["ResponseHead", "UpstreamConnection"]
 
@@ -54,6 +58,8 @@ class UpstreamConnection(asyncio.Protocol):
         silence_s: how long a read may wait before the exchange is given up.
         on_silence: called when a read has waited for `comment_after_s`, and again after as long.
         idle_since: `loop.time()` at which it came back to the pool.
+        peer_spki_sha256: SHA-256 of the SubjectPublicKeyInfo of the peer's certificate, 32 bytes; None without TLS.
+        standing: what was known of the upstream when the connection was given out.
     """
 
     def __init__(self, limits: Limits, sweeper: Sweeper) -> None:
@@ -81,6 +87,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.silence_s = _NEVER
         self._keep_alive = True
         self.idle_since = 0.0
+        self.peer_spki_sha256: bytes | None = None
+        self.standing: Standing | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection status={self._head.status} complete={self._message_complete} {self._error!r}>"
@@ -168,6 +176,11 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            key = x509.load_der_x509_certificate(tls.getpeercert(True)).public_key()
+            spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            self.peer_spki_sha256 = hashlib.sha256(spki).digest()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._sweeper.add(self)
 

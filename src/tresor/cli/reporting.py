@@ -1,0 +1,44 @@
+"""What every report of `tresor-verify` has in common: exit codes, fields, tables, and what may reach a terminal."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+
+__all__ = ["ExitCode", "field", "json_line", "lines_to_text", "table"]
+
+_ITEM_WIDTH = 12
+
+
+class ExitCode(IntEnum):
+    """The exit code of a verdict; 2 is for runs without one."""
+
+    PASS = 0
+    FAIL = 1
+    UNDECIDED = 3
+
+
+def field(label: str, value: object, width: int = 17) -> str:
+    """Return a line of a label and its value."""
+    return f"{label + ':':<{width}}{value}"
+
+
+def table(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield a line for each mark, item and detail; the details stand below each other."""
+    lines = list(rows)
+    width = max((len(item) for _, item, _ in lines), default=0)
+    for mark, item, detail in lines:
+        yield f"  {mark:<4}  {item:<{max(width, _ITEM_WIDTH)}}  {detail}"
+
+
+def lines_to_text(lines: Iterable[str]) -> str:
+    """Join lines, each made printable ASCII: whatever evidence holds, it cannot steer a terminal or fake a line."""
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def json_line(document: Mapping[str, object]) -> str:
+    """Return one line of JSON in ASCII, without the one control character that JSON leaves as it is."""
+    return json.dumps(document).replace("\x7f", "\\u007f") + "\n"
+
+
+def _printable(line: str) -> str:
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in line)
