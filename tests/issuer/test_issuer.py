@@ -338,7 +338,7 @@ async def rotate(bench: Bench, issuer: ReceiptIssuer) -> None:
     bench.store.request_rotation(now=bench.now)
     bench.now += 1
     await issuer.consider_rotation()
-    await until(lambda: not issuer._rotate)
+    await until(lambda: issuer._successor is None)
     await bench.issue(issuer)  # it takes its turn behind the rotation
 
 
