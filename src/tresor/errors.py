@@ -24,9 +24,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+import msgspec
+
 __all__ = [
     "AttemptReason",
     "EncodingError",
+    "FailedAttempt",
     "Finding",
     "JsonError",
     "KeyFileError",
@@ -186,6 +189,14 @@ type_of_status: Final = {
 }
 
 
+class FailedAttempt(msgspec.Struct, frozen=True):
+    """A route that was tried in vain: the reason of docs/spec/receipt.md section 4, and the upstream's HTTP status."""
+
+    route: str
+    reason: str | None
+    status: int | None
+
+
 class RequestError(TresorError):
     """The answer to this request is an error envelope (docs/spec/http-api.md section 3).
 
@@ -196,6 +207,7 @@ class RequestError(TresorError):
         param: the member or header at fault, where there is one.
         retry_after_s: seconds for a `Retry-After` header.
         allow: methods for the `Allow` header of a 405.
+        attempts: the routes that were tried in vain.
     """
 
     def __init__(
@@ -207,6 +219,7 @@ class RequestError(TresorError):
         param: str | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        attempts: tuple["FailedAttempt", ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -214,6 +227,7 @@ class RequestError(TresorError):
         self.param = param
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.attempts = attempts
 
     @property
     def type(self) -> str:
@@ -270,11 +284,20 @@ class UpstreamError(TresorError):
         reason: the word that goes into the receipt's `attempts` (docs/spec/receipt.md section 4).
         message: for the log and the caller; never holds the upstream's address or anything it sent.
         status: the upstream's HTTP status, where it sent one.
+        retry_after_s: the pause in seconds that it asked for, where it did.
     """
 
     code = "upstream_error"
 
-    def __init__(self, reason: AttemptReason, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        reason: AttemptReason,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason: AttemptReason = reason
         self.status = status
+        self.retry_after_s = retry_after_s

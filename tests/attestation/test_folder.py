@@ -36,7 +36,7 @@ def folder_of(*contents: bytes, named: bool = False) -> Folder:
 
 
 def appraised(*contents: bytes, named: bool = False, nonce: bytes | None = None, **options: Any) -> AttestationResult:
-    given = {"policy": STRICT, "anchors": ANCHORS, "now": AT} | options
+    given: dict[str, Any] = {"policy": STRICT, "anchors": ANCHORS, "now": AT} | options
     return appraise_folder(folder_of(*contents, named=named), nonce=nonce, **given)
 
 
@@ -77,8 +77,8 @@ def test_one_bad_piece_rejects_the_whole() -> None:
 
 
 def test_the_event_log_of_the_only_quote() -> None:
-    events, registers = event_log(("compose-hash", b"x"))
-    quote = INTEL.quote(td=body(**{f"rtmr{index}": value for index, value in enumerate(registers)}))
+    events, (rtmr0, rtmr1, rtmr2, rtmr3) = event_log(("compose-hash", b"x"))
+    quote = INTEL.quote(td=body(rtmr0=rtmr0, rtmr1=rtmr1, rtmr2=rtmr2, rtmr3=rtmr3))
     log = json.dumps(events).encode()
     assert appraised(quote, COLLATERAL, log).outcome == "accepted"
     assert codes(appraised(*GOOD, log)) == ["event_log_mismatch"]
@@ -88,8 +88,8 @@ def test_the_event_log_of_the_only_quote() -> None:
 
 
 def test_answer_of_the_dstack_socket() -> None:
-    events, registers = event_log(("compose-hash", b"x"))
-    quote = INTEL.quote(td=body(**{f"rtmr{index}": value for index, value in enumerate(registers)}))
+    events, (rtmr0, rtmr1, rtmr2, rtmr3) = event_log(("compose-hash", b"x"))
+    quote = INTEL.quote(td=body(rtmr0=rtmr0, rtmr1=rtmr1, rtmr2=rtmr2, rtmr3=rtmr3))
     answer = json.dumps({"quote": quote.hex(), "event_log": json.dumps(events), "vm_config": "{}"}).encode()
     result = appraised(answer, COLLATERAL)
     assert result.outcome == "accepted"

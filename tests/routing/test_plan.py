@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tresor.errors import RequestError
 from tresor.routing.catalogue import Catalogue, ModelType
-from tresor.routing.plan import RequestedRoute, make_plan, parse_route
+from tresor.routing.plan import RequestedRoute, parse_route, resolve
 from tresor.routing.view import AttestationState
 from tresor.settings.model import ModelSettings, Pricing, UpstreamSettings
 
@@ -38,7 +38,7 @@ def candidates(
 ) -> list[str]:
     requested = parse_route(model, param="model", region=region, provider=provider)
     others = [parse_route(text, param=f"failover[{n}]") for n, text in enumerate(failover)]
-    plan = make_plan(CATALOGUE, requested, others, model_type)
+    plan = resolve(CATALOGUE, requested, others, model_type).plan
     assert plan.requested == requested
     return [route.id for route in plan.candidates]
 
@@ -168,14 +168,14 @@ def test_a_plan_has_each_candidate_once_in_order_and_nothing_else(
     ]
     if [] in named:
         with pytest.raises(RequestError) as caught:
-            make_plan(catalogue, requested, failover, model_type)
+            resolve(catalogue, requested, failover, model_type)
         unnamed = named.index([])
         assert caught.value.param == ("model" if unnamed == 0 else f"failover[{unnamed - 1}]")
         return
-    plan = make_plan(catalogue, requested, failover, model_type)
+    plan = resolve(catalogue, requested, failover, model_type).plan
     assert list(plan.candidates) == list(dict.fromkeys(route for group in named for route in group))
     assert plan.candidates[: len(named[0])] == tuple(named[0])
-    assert make_plan(catalogue, requested, failover, model_type) == plan
+    assert resolve(catalogue, requested, failover, model_type).plan == plan
 
 
 @given(text=st.text("ab/", max_size=8), region=st.none() | autos, provider=st.none() | autos)

@@ -32,6 +32,8 @@ __all__ = [
     "OTHER",
     "PUBLIC_KEY",
     "SPKI",
+    "aci",
+    "aci_keyset",
     "chutes",
     "dstack",
     "dstack_node",
@@ -212,6 +214,78 @@ def dstack_node(
 def dstack(**changes: Any) -> bytes:
     """Return an answer about one node; see `dstack_node`."""
     return json.dumps(dstack_node(**changes)).encode()
+
+
+# --- ACI
+
+
+def aci_keyset(**members: Any) -> dict[str, Any]:
+    """Return a keyset that ends an hour after `AT`; `members` change it, `...` leaves one out."""
+    keyset = {
+        "subject": None,
+        "not_after": int(AT.timestamp()) + 3600,
+        "receipt_signing_keys": [{"key_id": "r1", "algo": "ed25519", "public_key": HPKE_KEY.hex()}],
+        "e2ee_public_keys": [],
+        "tls_public_keys": [{"spki_sha256": SPKI.hex()}],
+        **members,
+    }
+    return {name: value for name, value in keyset.items() if value is not ...}
+
+
+def aci(
+    *,
+    keyset: dict[str, Any] | None = None,
+    shown: dict[str, Any] | None = None,
+    nonce: bytes | None = NONCE,
+    signed: bytes | None = None,
+    compose: str | None = COMPOSE,
+    evidence: dict[str, Any] | None = None,
+    stated: dict[str, Any] | None = None,
+    members: dict[str, Any] | None = None,
+) -> bytes:
+    """Return a report.
+
+    Args:
+        keyset: what the quote binds.
+        shown: what the report shows, where it is another one.
+        nonce: of the statement; None for a node that was not asked for one.
+        signed: REPORT_DATA, where it is not what the rule says.
+        compose: the compose file of the report; `COMPOSE` is what was measured.
+        evidence: changes to the evidence.
+        stated: changes to `attestation`; of these and of `members`, `...` leaves one out.
+        members: changes to the report.
+    """
+    bound = aci_keyset() if keyset is None else keyset
+    canonical = json.dumps(bound, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    keyset_digest = f"sha256:{hashlib.sha256(canonical).hexdigest()}"
+    statement = {"keyset_digest": keyset_digest, "nonce": nonce and nonce.hex(), "purpose": "aci.report_data.v1"}
+    bound_data = hashlib.sha256(json.dumps(statement, separators=(",", ":")).encode()).digest()
+    events, registers = event_log(("compose-hash", hashlib.sha256(COMPOSE.encode()).digest()), ("system-ready", b""))
+    hardware = quote(
+        bound_data if signed is None else signed,
+        **{f"rtmr{index}": value for index, value in enumerate(registers)},
+    )
+    attestation = {
+        "tee_type": "tdx",
+        "workload_keyset": bound if shown is None else shown,
+        "report_data": bound_data.hex(),
+        "source_provenance": {"repo_url": "https://git.example/gateway", "repo_commit": "0" * 40},
+        "evidence": {
+            "quote": hardware.hex(),
+            "event_log": json.dumps(events),
+            "app_compose": compose,
+            **(evidence or {}),
+        },
+        **(stated or {}),
+    }
+    report = {
+        "api_version": "aci/1",
+        "workload_keyset_digest": keyset_digest,
+        "attestation": {name: value for name, value in attestation.items() if value is not ...},
+        "service_capabilities": {"supported_e2ee_versions": [], "serving": "direct"},
+        **(members or {}),
+    }
+    return json.dumps({name: value for name, value in report.items() if value is not ...}, indent=1).encode()
 
 
 # --- Chutes

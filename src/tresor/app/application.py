@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -14,9 +14,11 @@ from tresor.app.options import parse_options
 from tresor.app.resources import Resources
 from tresor.errors import RequestError
 from tresor.routing.catalogue import ModelType
-from tresor.routing.plan import Plan, make_plan, parse_route
+from tresor.routing.plan import Resolution, order, parse_route, resolve
+from tresor.routing.view import UpstreamView
 from tresor.server.request import Request
 from tresor.store.base import ApiKey
+from tresor.upstreams.pool import UpstreamPool
 from tresor.wire.envelope import encode_envelope
 from tresor.wire.inference import parse_chat_request, parse_embedding_request
 from tresor.wire.transcription import parse_transcription_request
@@ -51,6 +53,16 @@ _NAMED: Final = frozenset(
 )
 
 
+class _Views:
+    """What routing knows of each upstream, made when it is asked for: most requests have one candidate and ask none."""
+
+    def __init__(self, pools: Sequence[UpstreamPool]) -> None:
+        self._pools = pools
+
+    def __getitem__(self, position: int) -> UpstreamView:
+        return self._pools[position].view()
+
+
 class Application:
     """Answers every request of one worker.
 
@@ -64,7 +76,8 @@ class Application:
         self._attesting = attesting
         self._resources = Resources(context)
         # A pure function of the catalogue and these words, which are the same from one request to the next.
-        self._plan = lru_cache(maxsize=_CACHED_PLANS)(self._make_plan)
+        self._resolve = lru_cache(maxsize=_CACHED_PLANS)(self._find_routes)
+        self._views = _Views(context.pools)
         self._open: dict[str, Callable[[Request], Awaitable[None]]] = {
             "/v1/models": self._resources.models,
             "/.well-known/jwks.json": self._resources.jwks,
@@ -122,25 +135,32 @@ class Application:
             raise RequestError(415, "unsupported_media_type", "the body is content-coded: send it as it is")
         body = await request.body()
         parsed = endpoint.parse(body, content_type, context.limits.max_failover_routes)
-        plan = self._plan(endpoint.model_type, parsed.model, parsed.region, parsed.provider, parsed.failover)
+        resolution = self._resolve(endpoint.model_type, parsed.model, parsed.region, parsed.provider, parsed.failover)
         if not context.issuer.may_sign:
             raise self._attesting.unavailable()
         if context.issuer.saturated:
             raise RequestError(503, "service_unavailable", "too many receipts wait for the store", retry_after_s=2)
+        plan = order(
+            resolution,
+            self._views,
+            now=time.time(),
+            affinity=parsed.affinity,
+            required_claims=options.required_claims | caller.required_claims,
+        )
         exchange = Exchange(
             context, request, caller=caller, endpoint=endpoint, options=options, body=body, parsed=parsed, plan=plan
         )
         await exchange.run()
 
-    def _make_plan(
+    def _find_routes(
         self,
         model_type: ModelType,
         model: str,
         region: str | None,
         provider: str | None,
         failover: tuple[str, ...],
-    ) -> Plan:
-        return make_plan(
+    ) -> Resolution:
+        return resolve(
             self._context.catalogue,
             parse_route(model, param="model", region=region, provider=provider),
             [parse_route(route, param=f"failover[{n}]") for n, route in enumerate(failover)],

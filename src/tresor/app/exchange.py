@@ -1,7 +1,8 @@
 """One exchange: a plan is tried until an upstream answers, its bytes are relayed, and the receipt says what happened.
 
 The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream` -> `_seal`, which returns
-when the receipt is durable -> the last bytes.  What docs/spec/http-api.md section 4 demands and this file keeps:
+when the receipt is durable (`tresor.app.ledger`) -> the last bytes.  What docs/spec/http-api.md section 4 demands and
+this file keeps:
 
 * nothing of an answer reaches the caller before a candidate is settled on, and then never anything of another one;
 * however an exchange ends once it had a plan, it has one receipt, unless the caller opted out;
@@ -10,7 +11,6 @@ when the receipt is durable -> the last bytes.  What docs/spec/http-api.md secti
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -18,17 +18,17 @@ from typing import Final, Protocol
 import msgspec
 
 from tresor.app.context import Context
+from tresor.app.ledger import Ledger, Try
 from tresor.app.options import ExchangeOptions
-from tresor.encodings import digest_string, rfc3339
-from tresor.errors import AttemptReason, RequestError, StoreUnavailableError, UpstreamError
-from tresor.receipts.claims import SCHEMA, Attempt, AttemptOutcome, Outcome, ReceiptDraft, ReceiptType
-from tresor.receipts.ids import new_receipt_id
-from tresor.receipts.recorder import StreamPhase, StreamRecorder, Usage, splice_answer
+from tresor.encodings import digest_string
+from tresor.errors import AttemptReason, FailedAttempt, RequestError, StoreUnavailableError, UpstreamError
+from tresor.receipts.claims import Outcome, ReceiptType
+from tresor.receipts.recorder import StreamPhase, StreamRecorder, splice_answer
 from tresor.routing.catalogue import ModelType, Route
+from tresor.routing.health import parse_retry_after
 from tresor.routing.plan import Plan
 from tresor.server.request import JSON, Request
 from tresor.store.base import ApiKey
-from tresor.upstreams.channel import Standing
 from tresor.upstreams.connection import ResponseHead, UpstreamConnection
 from tresor.wire.envelope import encode_envelope, encode_stream_error
 
@@ -42,8 +42,7 @@ _MAX_MESSAGE_CHARS: Final = 4096
 _TRAILING_S: Final = 0.25
 _NEVER: Final = float("inf")
 _NEXT_CANDIDATE: Final = frozenset({401, 403, 404, 408, 429})
-_NOT_CHECKED: Final = ("cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding")
-"""Of an upstream, where none served."""
+_NOT_ATTESTED: Final = frozenset({"attestation_failed", "pin_mismatch"})
 
 
 class Forwardable(Protocol):
@@ -77,6 +76,9 @@ class Forwardable(Protocol):
     def failover(self) -> tuple[str, ...]:
         """The route ids of the `failover` member."""
 
+    def affinity(self) -> bytes:
+        """Return what requests have in common that should go to one upstream."""
+
     def forwarded(self, upstream_name: str) -> bytes:
         """Return the body for an upstream that calls the model `upstream_name`."""
 
@@ -100,35 +102,12 @@ class Endpoint:
     text_answers: bool = False
 
 
-class _Extension(msgspec.Struct, frozen=True):
-    """The `tresor` member of an answer (docs/spec/http-api.md section 4.4)."""
-
-    receipt_id: str | msgspec.UnsetType
-    requested_route: str
-    routed_model: str
-    failover: bool
-
-
 class _UpstreamMessage(msgspec.Struct):
     message: str
 
 
 class _UpstreamRefusal(msgspec.Struct):
     error: _UpstreamMessage | str
-
-
-@dataclass(slots=True)
-class _Try:
-    route: Route
-    started_at: float
-    outcome: AttemptOutcome = "failed"
-    reason: AttemptReason | None = None
-    status: int | None = None
-    prompt_sent: bool = False
-    standing: Standing | None = None
-
-    def fail(self, error: UpstreamError) -> None:
-        self.outcome, self.reason, self.status = "failed", error.reason, error.status or self.status
 
 
 class Exchange:
@@ -147,24 +126,17 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_caller",
         "_context",
         "_deadline",
         "_endpoint",
+        "_ledger",
         "_loop",
         "_options",
         "_parsed",
         "_plan",
-        "_receipt_id",
         "_recorder",
         "_request",
-        "_request_digest",
-        "_sealed",
         "_streaming",
-        "_tries",
-        "_upstream_request_digest",
-        "_upstream_response_digest",
-        "_usage",
     )
 
     def __init__(
@@ -181,33 +153,38 @@ class Exchange:
     ) -> None:
         self._context = context
         self._request = request
-        self._caller = caller
         self._endpoint = endpoint
         self._options = options
         self._parsed = parsed
         self._plan = plan
+        self._body = body
         self._loop = asyncio.get_running_loop()
         self._deadline = _NEVER if parsed.stream else self._loop.time() + options.timeout_s
-        self._body = body
-        self._request_digest = digest_string(body)
-        self._upstream_request_digest: str | None = None
-        self._upstream_response_digest: str | None = None
-        self._receipt_id = new_receipt_id()
-        self._tries: list[_Try] = []
         self._recorder: StreamRecorder | None = None
         self._streaming = False
-        self._sealed = False
-        self._usage = Usage()
+        self._ledger = Ledger(
+            context,
+            caller,
+            options,
+            receipt_type=endpoint.receipt_type,
+            plan=plan,
+            request_digest=digest_string(body),
+            stream=parsed.stream,
+        )
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._request.id} {self._plan.requested} tries={len(self._tries)} sealed={self._sealed}>"
+        return f"<Exchange {self._request.id} {self._plan.requested} tries={len(self._ledger.tries)}>"
 
     async def run(self) -> None:
         """Serve the request to its end, whatever that is."""
         try:
-            for route in self._plan.candidates:
+            for position, route in enumerate(self._plan.candidates):
                 if self._loop.time() >= self._deadline:
                     break
+                # Always asked: where the breaker is half open, this request is the probe.
+                admitted = self._context.pools[route.upstream].health.admit(self._loop.time())
+                if position > 0 and not admitted and not self._plan.last_resort:
+                    continue
                 if await self._try(route):
                     return
             await self._refuse(self._all_failed())
@@ -218,19 +195,33 @@ class Exchange:
 
     async def _try(self, route: Route) -> bool:
         """Try a candidate; return whether the exchange is over."""
-        attempt = _Try(route, time.time())
-        self._tries.append(attempt)
+        attempt = self._ledger.begin(route)
         self._recorder = None
-        pool = self._context.pools[route.upstream]
+        gate = self._context.pools[route.upstream].gate
         try:
-            connection = await pool.acquire(self._deadline)
+            if not gate.try_acquire():
+                await gate.acquire(self._deadline)
         except UpstreamError as error:
             self._failed(attempt, error)
             return False
         try:
+            return await self._try_inside(attempt)
+        except UpstreamError as error:
+            self._failed(attempt, error)
+            return False
+        finally:
+            gate.release()
+
+    async def _try_inside(self, attempt: Try) -> bool:
+        """Send the request and relay the answer; return whether the exchange is over."""
+        route, ledger = attempt.route, self._ledger
+        pool = self._context.pools[route.upstream]
+        connection = await pool.acquire(self._deadline)
+        try:
             attempt.standing = connection.standing
+            self._check_demands(attempt)
             body = self._parsed.forwarded(route.settings.upstream_name)
-            self._upstream_request_digest = self._request_digest if body == self._body else digest_string(body)
+            ledger.upstream_request_digest = ledger.request_digest if body == self._body else digest_string(body)
             accept = _EVENT_STREAM if self._parsed.stream else "*/*" if self._endpoint.text_answers else JSON
             connection.deadline = self._deadline
             connection.silence_s = _NEVER
@@ -238,7 +229,8 @@ class Exchange:
                 connection.deadline = self._loop.time() + pool.settings.first_byte_timeout_s
             connection.send(pool.request_head(self._endpoint.path, self._parsed.content_type, accept, len(body)), body)
             attempt.prompt_sent = True
-            self._upstream_response_digest = None
+            attempt.sent_at = self._loop.time()
+            ledger.upstream_response_digest = None
             head = await connection.read_head()
             attempt.status = head.status
             if head.status >= 300:  # noqa: PLR2004 - neither a redirect nor an error is an answer
@@ -249,19 +241,21 @@ class Exchange:
                 await self._relay_stream(attempt, connection, head)
             else:
                 await self._relay_whole(attempt, connection, head)
-        except UpstreamError as error:
-            self._failed(attempt, error)
-            return False
-        else:
             return True
         finally:
             pool.release(connection)
 
-    def _failed(self, attempt: _Try, error: UpstreamError) -> None:
+    def _check_demands(self, attempt: Try) -> None:
+        """Hold what the channel has proven by now against what the caller demands, before a prompt leaves."""
+        proven = frozenset() if attempt.standing is None else attempt.standing.proven
+        if missing := self._plan.required_claims - proven:
+            raise UpstreamError("attestation_failed", f"not proven of the upstream: {', '.join(sorted(missing))}")
+
+    def _failed(self, attempt: Try, error: UpstreamError) -> None:
         attempt.fail(error)
         if self._recorder is not None:
-            self._upstream_response_digest = self._recorder.upstream_response_digest
-        self._context.metrics.attempt(attempt.route.id, attempt.reason)
+            self._ledger.upstream_response_digest = self._recorder.upstream_response_digest
+        self._note_failure(attempt, error.reason, retry_after_s=error.retry_after_s)
         _log.warning(
             "upstream failed",
             extra={
@@ -273,40 +267,56 @@ class Exchange:
             },
         )
 
-    async def _not_served(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> bool:
+    def _note_failure(self, attempt: Try, reason: AttemptReason, *, retry_after_s: float | None = None) -> None:
+        """Tell metrics and the circuit breaker how a try ended that did not serve."""
+        self._context.metrics.attempt(attempt.route.id, reason)
+        self._context.pools[attempt.route.upstream].health.record_failure(
+            self._loop.time(),
+            reason,
+            status=attempt.status,
+            retry_after_s=retry_after_s,
+            hurried=not self._parsed.stream and self._options.timeout_s < self._context.limits.default_timeout_s,
+        )
+
+    async def _not_served(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> bool:
         """Pass an upstream's refusal of the request on; anything else is a reason to try the next candidate."""
         body = await connection.read_whole(self._context.limits.max_response_bytes)
-        self._upstream_response_digest = digest_string(body)
+        self._ledger.upstream_response_digest = digest_string(body)
         if not 400 <= head.status < 500 or head.status in _NEXT_CANDIDATE:  # noqa: PLR2004 - the class 4xx
-            raise UpstreamError("upstream_status", f"the upstream answered {head.status}", status=head.status)
+            raise UpstreamError(
+                "upstream_status",
+                f"the upstream answered {head.status}",
+                status=head.status,
+                retry_after_s=parse_retry_after(head.headers.get("retry-after")),
+            )
         attempt.outcome, attempt.reason = "rejected", "upstream_rejected"
-        self._context.metrics.attempt(attempt.route.id, attempt.reason)
+        self._note_failure(attempt, attempt.reason)
         await self._refuse(RequestError(head.status, "upstream_rejected", _message_of(body)))
         return True
 
     # The answer.
 
-    async def _relay_whole(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+    async def _relay_whole(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
         body = await connection.read_whole(self._context.limits.max_response_bytes)
-        self._upstream_response_digest = digest_string(body)
+        self._ledger.upstream_response_digest = digest_string(body)
         content_type = JSON
         if self._endpoint.text_answers and head.media_type != JSON:
             content_type = head.headers.get("content-type", "application/octet-stream")
         else:
-            body, self._usage = splice_answer(body, self._extension(attempt.route))
+            body, self._ledger.usage = splice_answer(body, self._ledger.extension(attempt.route))
         self._served(attempt)
         try:
             await self._seal("complete", status=head.status, response_digest=digest_string(body))
         except StoreUnavailableError:
             self._respond_error(_not_stored(), receipt=False)
         else:
-            self._request.respond(head.status, body, content_type, self._receipt_header())
+            self._request.respond(head.status, body, content_type, self._ledger.receipt_header)
 
-    async def _relay_stream(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+    async def _relay_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
         if head.media_type != _EVENT_STREAM:
             raise UpstreamError("invalid_response", f"the answer to a streaming request is not {_EVENT_STREAM}")
         recorder = self._recorder = StreamRecorder(
-            extension=self._extension(attempt.route),
+            extension=self._ledger.extension(attempt.route),
             pass_usage=self._parsed.wants_usage,
             max_event_bytes=self._context.limits.max_event_bytes,
         )
@@ -323,7 +333,7 @@ class Exchange:
                 self._request.write(out)
                 await self._request.drain()
             fault = recorder.fault
-        self._usage = recorder.usage
+        self._ledger.usage = recorder.usage
         if fault is None:
             await self._end_stream(attempt, connection, recorder, head)
         elif self._streaming:
@@ -332,12 +342,17 @@ class Exchange:
         else:
             raise fault
 
-    def _begin_stream(self, attempt: _Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+    def _begin_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
         """Send the head: from here on no other candidate can take over."""
         self._streaming = True
-        self._request.start_stream(head.status, _EVENT_STREAM, f"Cache-Control: no-cache\r\n{self._receipt_header()}")
-        connection.deadline = _NEVER
-        connection.silence_s = self._context.pools[attempt.route.upstream].settings.idle_timeout_s
+        self._request.start_stream(
+            head.status, _EVENT_STREAM, f"Cache-Control: no-cache\r\n{self._ledger.receipt_header}"
+        )
+        pool = self._context.pools[attempt.route.upstream]
+        pool.health.record_success(self._loop.time(), self._loop.time() - attempt.sent_at)
+        total_s = pool.settings.total_timeout_s
+        connection.deadline = attempt.sent_at + total_s if total_s else _NEVER
+        connection.silence_s = pool.settings.idle_timeout_s
         connection.comment_after_s = self._context.limits.keep_alive_comment_s
         connection.on_silence = self._keep_alive
 
@@ -346,11 +361,11 @@ class Exchange:
             self._request.write(self._recorder.comment())
 
     async def _end_stream(
-        self, attempt: _Try, connection: UpstreamConnection, recorder: StreamRecorder, head: ResponseHead
+        self, attempt: Try, connection: UpstreamConnection, recorder: StreamRecorder, head: ResponseHead
     ) -> None:
         connection.on_silence = None
         await _read_trailing(connection, recorder)
-        self._upstream_response_digest = recorder.upstream_response_digest
+        self._ledger.upstream_response_digest = recorder.upstream_response_digest
         self._served(attempt)
         if not self._streaming:  # all there was is held back
             self._begin_stream(attempt, connection, head)
@@ -363,18 +378,21 @@ class Exchange:
 
     async def _break_stream(self, recorder: StreamRecorder, error: RequestError) -> None:
         """End a stream of which content has been sent with an error event and no `[DONE]`."""
-        receipt_id = self._receipt_id if self._options.receipt else None
-        event = recorder.broken_tail(encode_stream_error(error, receipt_id))
+        event = recorder.broken_tail(encode_stream_error(error, self._ledger.named_receipt))
         try:
             await self._seal("upstream_aborted", status=self._request.status, response_digest=recorder.response_digest)
         except StoreUnavailableError:
             event = recorder.broken_tail(encode_stream_error(_not_stored(), None))
         self._request.finish_stream(event)
 
-    def _served(self, attempt: _Try) -> None:
+    def _served(self, attempt: Try) -> None:
         attempt.outcome, attempt.reason = "served", None
+        if not self._parsed.stream:  # a stream's success was told when its first content came
+            self._context.pools[attempt.route.upstream].health.record_success(self._loop.time())
         self._context.metrics.attempt(attempt.route.id, None)
-        self._context.metrics.tokens(attempt.route.id, self._usage.prompt_tokens, self._usage.completion_tokens)
+        self._context.metrics.tokens(
+            attempt.route.id, self._ledger.usage.prompt_tokens, self._ledger.usage.completion_tokens
+        )
 
     # Ends without an answer.
 
@@ -389,33 +407,51 @@ class Exchange:
             self._respond_error(error, receipt=True)
 
     def _respond_error(self, error: RequestError, *, receipt: bool) -> None:
-        headers = self._receipt_header() if receipt else ""
+        headers = self._ledger.receipt_header if receipt else ""
         if error.retry_after_s is not None:
             headers += f"Retry-After: {error.retry_after_s}\r\n"
         self._request.respond(error.status, encode_envelope(error, self._request.id), headers=headers)
 
     def _all_failed(self) -> RequestError:
-        reasons = {attempt.reason for attempt in self._tries}
-        count = len(self._tries)
+        """Return what the caller is told: of every try the route, the reason and the status, and nothing else."""
+        tries = self._ledger.tries
+        reasons = {attempt.reason for attempt in tries}
+        attempts = tuple(FailedAttempt(attempt.route.id, attempt.reason, attempt.status) for attempt in tries)
+        if not any(attempt.prompt_sent for attempt in tries):
+            if self._plan.demanding and reasons <= {"attestation_failed"}:
+                claims = ", ".join(sorted(self._plan.required_claims)) or "that it is attested"
+                return RequestError(
+                    412,
+                    "attestation_requirements_not_met",
+                    f"no candidate has proven {claims}; nothing was sent",
+                    param="X-Tresor-Require-Attestation",
+                    attempts=attempts,
+                )
+            if reasons and reasons <= _NOT_ATTESTED:
+                detail = "no candidate could prove what it is; nothing was sent"
+                return RequestError(503, "attestation_failed", detail, retry_after_s=5, attempts=attempts)
+            if reasons <= {"overloaded"}:
+                detail = "every candidate serves as many requests as it may"
+                return RequestError(503, "no_route_available", detail, retry_after_s=1, attempts=attempts)
+        count = len(tries)
         if self._loop.time() >= self._deadline or reasons == {"timeout"}:
-            return RequestError(504, "upstream_timeout", f"no upstream answered in time; routes tried: {count}")
-        return RequestError(
-            502,
-            "upstream_error",
-            f"no upstream gave a usable answer; routes tried: {count}, {', '.join(sorted(map(str, reasons)))}",
-        )
+            detail = f"no upstream answered in time; routes tried: {count}"
+            return RequestError(504, "upstream_timeout", detail, attempts=attempts)
+        detail = f"no upstream gave a usable answer; routes tried: {count}, {', '.join(sorted(map(str, reasons)))}"
+        return RequestError(502, "upstream_error", detail, attempts=attempts)
 
     async def _interrupted(self) -> None:
         """The caller left, or the process must end: seal what happened until now."""
-        if self._sealed:
+        if self._ledger.sealed:
             return  # the receipt is on its way to the store; that the last bytes arrived is never claimed
-        attempt = self._tries[-1] if self._tries else None
+        attempt = self._ledger.tries[-1] if self._ledger.tries else None
         if attempt is not None:
             attempt.outcome, attempt.reason = "cancelled", "caller_gone" if self._request.gone else "router_stopped"
+            self._note_failure(attempt, attempt.reason)
         recorder = self._recorder
         if recorder is not None:
-            self._usage = recorder.usage
-            self._upstream_response_digest = recorder.upstream_response_digest
+            self._ledger.usage = recorder.usage
+            self._ledger.upstream_response_digest = recorder.upstream_response_digest
         if not self._request.gone:
             error = RequestError(503, "service_unavailable", "this router process is stopping", retry_after_s=1)
             if self._streaming and recorder is not None:
@@ -429,70 +465,10 @@ class Exchange:
         except StoreUnavailableError:
             _log.warning("receipt of an abandoned exchange lost", extra={"request": self._request.id})
 
-    # The receipt.
-
     async def _seal(self, outcome: Outcome, *, status: int | None, response_digest: str) -> None:
-        """Have the receipt signed and stored, and return when it is durable.
-
-        Raises:
-            StoreUnavailableError: it is not, and never will be.
-        """
-        self._sealed = True
-        route = self._tries[-1].route if outcome == "complete" or self._streaming else None
-        self._context.metrics.exchange("none" if route is None else route.id, outcome)
-        if not self._options.receipt:
-            return
-        usage = self._usage
-        own = self._context.issuer.attestation
-        standing = None if route is None else self._tries[-1].standing
-        not_checked = _NOT_CHECKED if standing is None else standing.not_checked
-        draft = ReceiptDraft(
-            schema=SCHEMA,
-            receipt_type=self._endpoint.receipt_type,
-            iss=self._context.issuer_name,
-            jti=self._receipt_id,
-            requested_route=str(self._plan.requested),
-            routed_model=None if route is None else route.id,
-            failover=route is not None and route is not self._plan.candidates[0],
-            attempts=tuple(
-                Attempt(
-                    route=attempt.route.id,
-                    outcome=attempt.outcome,
-                    reason=attempt.reason,
-                    status=attempt.status,
-                    prompt_sent=attempt.prompt_sent,
-                    started_at=rfc3339(attempt.started_at),
-                )
-                for attempt in self._tries
-            ),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.total_tokens,
-            request_digest=self._request_digest,
-            upstream_request_digest=self._upstream_request_digest,
-            upstream_response_digest=self._upstream_response_digest,
-            response_digest=response_digest,
-            stream=self._parsed.stream,
-            status=status,
-            outcome=outcome,
-            not_checked=not_checked if own is not None and not own.simulated else ("router_tee", *not_checked),
-            nonce=self._options.nonce,
-        )
-        block = None if standing is None else standing.block
-        await self._context.issuer.issue(draft, self._caller.customer_id, inference_attestation=block)
-
-    def _extension(self, route: Route) -> bytes:
-        return msgspec.json.encode(
-            _Extension(
-                receipt_id=self._receipt_id if self._options.receipt else msgspec.UNSET,
-                requested_route=str(self._plan.requested),
-                routed_model=route.id,
-                failover=route is not self._plan.candidates[0],
-            )
-        )
-
-    def _receipt_header(self) -> str:
-        return f"X-Tresor-Receipt-Id: {self._receipt_id}\r\n" if self._options.receipt else ""
+        """Have the receipt stored; see `Ledger.seal`."""
+        answered = outcome == "complete" or self._streaming
+        await self._ledger.seal(outcome, status=status, response_digest=response_digest, answered=answered)
 
 
 async def _read_trailing(connection: UpstreamConnection, recorder: StreamRecorder) -> None:

@@ -14,7 +14,8 @@ from tresor.errors import ReceiptMalformedError, RequestError, StoreUnavailableE
 from tresor.issuer.issuer import key_set
 from tresor.jose.jws import parse_compact
 from tresor.receipts.claims import ReceiptClaims, parse_claims
-from tresor.routing.catalogue import ModelEntry
+from tresor.routing.catalogue import ModelEntry, Route
+from tresor.routing.view import AttestationState
 from tresor.server.request import Request
 from tresor.store.base import ApiKey, StoredReceipt
 
@@ -80,6 +81,7 @@ class Resources:
             region=query.get("region"),
             provider=query.get("provider"),
             model_type=query.get("type"),
+            attestation=self._attestation,
         )
         request.respond(200, msgspec.json.encode({"object": "list", "data": list(entries)}))
 
@@ -87,7 +89,12 @@ class Resources:
         """`GET /v1/models/{id}`: one route, or the first one of a bare model key."""
         wanted = request.path.removeprefix("/v1/models/")
         entry: ModelEntry | None = next(
-            (e for e in self._context.catalogue.entries(detail=True) if wanted in (e.id, e.id.rpartition("/")[2])), None
+            (
+                entry
+                for entry in self._context.catalogue.entries(detail=True, attestation=self._attestation)
+                if wanted in (entry.id, entry.id.rpartition("/")[2])
+            ),
+            None,
         )
         if entry is None:
             raise RequestError(404, "model_not_found", "no model of this router has this id", param="id")
@@ -171,6 +178,10 @@ class Resources:
                 faults[f"{pool.settings.region}/{pool.settings.provider}"] = pool.channel.reason
         body = msgspec.json.encode({"status": "ready" if ready else "not_ready", "checks": checks, "faults": faults})
         request.respond(200 if ready else 503, body)
+
+    def _attestation(self, route: Route) -> AttestationState:
+        channel = self._context.pools[route.upstream].channel
+        return "unverified" if channel is None else channel.state.value
 
     async def _evidence(self, found: StoredReceipt) -> dict[str, _Evidence]:
         claims = _claims(found)

@@ -19,11 +19,11 @@ from tresor.attestation.join import Part, join, without
 from tresor.attestation.nvidia.evidence_list import parse_evidence_list
 from tresor.attestation.nvidia.nras import parse_eat
 from tresor.attestation.policy import Policy
-from tresor.attestation.providers.aci import appraise_aci, parse_aci
-from tresor.attestation.providers.answer import Known, Node, ProviderResult
-from tresor.attestation.providers.chutes import appraise_chutes, parse_chutes, parse_chutes_keys
-from tresor.attestation.providers.dstack import appraise_dstack, parse_dstack
-from tresor.attestation.providers.tinfoil import appraise_tinfoil, parse_tinfoil
+from tresor.attestation.providers.aci import parse_aci
+from tresor.attestation.providers.answer import Known, Node, appraise_answer
+from tresor.attestation.providers.chutes import parse_chutes, parse_chutes_keys
+from tresor.attestation.providers.dstack import parse_dstack
+from tresor.attestation.providers.tinfoil import parse_tinfoil
 from tresor.attestation.recognise import DocumentKind, Item, Kind, recognise
 from tresor.attestation.results import AttestationResult, failed, undecided
 from tresor.attestation.roots import TrustAnchors
@@ -74,16 +74,11 @@ class Folder:
     unread: tuple[tuple[str, AttestationError], ...] = ()
 
 
-class _Provider(NamedTuple):
-    parse: Callable[[bytes, Known], tuple[Node, ...]]
-    appraise: Callable[..., ProviderResult]
-
-
-_PROVIDERS: Final[dict[Kind, _Provider]] = {
-    DocumentKind.TINFOIL: _Provider(parse_tinfoil, appraise_tinfoil),
-    DocumentKind.DSTACK: _Provider(parse_dstack, appraise_dstack),
-    DocumentKind.CHUTES: _Provider(parse_chutes, appraise_chutes),
-    DocumentKind.ACI: _Provider(parse_aci, appraise_aci),
+_PARSERS: Final[dict[Kind, Callable[[bytes, Known], tuple[Node, ...]]]] = {
+    DocumentKind.TINFOIL: parse_tinfoil,
+    DocumentKind.DSTACK: parse_dstack,
+    DocumentKind.CHUTES: parse_chutes,
+    DocumentKind.ACI: parse_aci,
 }
 
 
@@ -121,7 +116,7 @@ def gather(files: Iterable[File]) -> Folder:
     return Folder(
         evidence=tuple(piece for piece in evidence if piece.format is not EvidenceFormat.NVIDIA_NRAS),
         tokens=tuple(piece for piece in evidence if piece.format is EvidenceFormat.NVIDIA_NRAS),
-        answers=tuple(Item(kind, data) for kind in _PROVIDERS for data in dict.fromkeys(found.get(kind, ()))),
+        answers=tuple(Item(kind, data) for kind in _PARSERS for data in dict.fromkeys(found.get(kind, ()))),
         collateral=_collateral(found, unread),
         nonces=tuple(dict.fromkeys(found.get(DocumentKind.NONCE, ()))),
         keys=keys,
@@ -219,7 +214,7 @@ def _nodes(folder: Folder) -> list[Node]:
     nodes: list[Node] = []
     for answer in folder.answers:
         try:
-            nodes += _PROVIDERS[answer.kind].parse(answer.data, Known(keys=folder.keys))
+            nodes += _PARSERS[answer.kind](answer.data, Known(keys=folder.keys))
         except AttestationError:  # which its appraisal says
             continue
     return nodes
@@ -255,9 +250,14 @@ def appraise_folder(
 
     parts: list[Part] = []
     for answer in folder.answers:
-        appraise = _PROVIDERS[answer.kind].appraise
-        answered = appraise(
-            answer.data, known=known, collateral=folder.collateral, policy=policy, anchors=anchors, now=now
+        answered = appraise_answer(
+            _PARSERS[answer.kind],
+            answer.data,
+            known=known,
+            collateral=folder.collateral,
+            policy=policy,
+            anchors=anchors,
+            now=now,
         )
         parts.append(("answer", answered.result))
     parts += [(piece.format.value, appraised(piece, nonce)) for piece in folder.evidence]

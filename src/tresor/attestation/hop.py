@@ -5,12 +5,12 @@ against the same rules years later.  One pure function serves both.  Implements 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from tresor.attestation import registry
-from tresor.attestation.blocks import ChannelBinding
+from tresor.attestation.blocks import ChannelBinding, instant_of
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.envelope import collateral_of, evidence_of, parse_envelope
 from tresor.attestation.errors import AttestationError
@@ -183,7 +183,9 @@ def _appraise_tresor(
     except TrustError as error:
         return _refused(failed("trust_bundle", error.code, str(error)))
     demands = Demands(nonce=answer.nonce, tls_spki_sha256=spki_sha256)
-    return appraise_node(envelope, bundle=bundle, collateral=collateral, demands=demands, now=now)
+    result = appraise_node(envelope, bundle=bundle, collateral=collateral, demands=demands, now=now)
+    ends = (bundle.content.valid_until, instant_of(envelope.issued_at) + timedelta(seconds=envelope.max_age_seconds))
+    return replace(result, valid_until=min(*ends, result.valid_until or ends[0]))
 
 
 def _refused(check: Check) -> AttestationResult:

@@ -268,10 +268,10 @@ def _pem_items(data: bytes) -> Iterator[Item]:
             f"of {begun} PEM revocation lists {len(blocks)} are whole, want all and at most {_MAX_CRLS}",
         )
     for block in blocks:
-        der = _unbase64("".join(block.decode("ascii").split()))
-        if der is None:
+        crl = _unbase64("".join(block.decode("ascii").split()))
+        if crl is None:
             raise EvidenceMalformedError(AttestationCode.COLLATERAL_MALFORMED, "PEM revocation list is not base64")
-        yield Item(CollateralKind.CRL, der)
+        yield Item(CollateralKind.CRL, crl)
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------

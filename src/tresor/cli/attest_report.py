@@ -8,22 +8,16 @@ import msgspec
 
 from tresor.attestation.envelope import Envelope
 from tresor.attestation.results import AttestationResult, Outcome
-from tresor.cli.reporting import ExitCode, field, json_line, lines_to_text, table
+from tresor.cli.reporting import EXIT_CODES, MARKS, ExitCode, field, headline, json_line, lines_to_text, table
 from tresor.trust.bundle import TrustBundle
 
 __all__ = ["AttestReport"]
 
-_EXIT: Final[Mapping[Outcome, ExitCode]] = {
-    "accepted": ExitCode.PASS,
-    "rejected": ExitCode.FAIL,
-    "undecided": ExitCode.UNDECIDED,
-}
 _RESULT: Final[Mapping[Outcome, Literal["pass", "fail", "undecided"]]] = {
     "accepted": "pass",
     "rejected": "fail",
     "undecided": "undecided",
 }
-_MARKS: Final = {"ok": "ok", "failed": "FAIL", "undecided": "?"}
 _LAUNCH: Final = {"MEASUREMENT": "SNP MEASUREMENT", "MRTD": "TDX MRTD"}
 _WIDTH: Final = 23
 
@@ -45,7 +39,7 @@ class AttestReport:
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the verdict."""
-        return _EXIT[self.result.outcome]
+        return EXIT_CODES[self.result.outcome]
 
     def json(self) -> str:
         """Return the report as one line of JSON."""
@@ -73,15 +67,8 @@ class AttestReport:
         return lines_to_text(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        result, label = self.result, "  SIMULATED" if self.result.simulated else ""
-        codes = ", ".join(dict.fromkeys(str(check.code) for check in result.checks if check.status != "ok"))
-        match result.outcome:
-            case "accepted":
-                yield f"PASS{label}"
-            case "rejected":
-                yield f"FAIL{label}  {codes}"
-            case "undecided":
-                yield f"FAIL{label}  could not be decided: {codes}"
+        result = self.result
+        yield headline(result)
         if self.envelope is not None:
             yield field("TLS SPKI SHA-256", self.envelope.tls_spki_sha256, _WIDTH)
             for register, name in _LAUNCH.items():
@@ -95,7 +82,7 @@ class AttestReport:
             yield field("TEE", "SIMULATED, no hardware stands behind it" if result.simulated else result.tee, _WIDTH)
         yield ""
         yield "Checked:"
-        yield from table((_MARKS[check.status], check.check, check.detail) for check in result.checks)
+        yield from table((MARKS[check.status], check.check, check.detail) for check in result.checks)
         if result.not_checked:
             yield ""
             yield "Not checked:"

@@ -13,6 +13,7 @@ from typing import Final
 from tresor import __version__
 from tresor.accounts.api_keys import key_digest, new_api_key, new_key_id
 from tresor.app.log import set_up_logging
+from tresor.app.options import CLAIM_NAMES
 from tresor.app.sidecar import run_sidecar
 from tresor.app.supervisor import supervise
 from tresor.cli.release import add_release
@@ -26,6 +27,7 @@ from tresor.store.sqlite.store import SqliteStore
 
 __all__ = ["make_parser", "run"]
 
+_REQUIRED: Final = "what must be proven of the upstream that serves: cpu_tee, gpu_tee, tcb, workload; none by default"
 _CONFIG_VARIABLE: Final = "TRESOR_CONFIG"
 
 
@@ -84,7 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = _add(customers, "add", _customers_add, "add a customer")
     add.add_argument("name", type=_printable)
     add.add_argument("--plan", default="default", help="a table under [plans] (default: default)")
+    add.add_argument("--require-attestation", type=_claims, default="", metavar="CLAIMS", help=_REQUIRED)
     _add_config(add)
+    change = _add(customers, "change", _customers_change, "change a customer's plan, or what it requires")
+    change.add_argument("name")
+    change.add_argument("--plan", help="a table under [plans]")
+    change.add_argument("--require-attestation", type=_claims, metavar="CLAIMS", help=_REQUIRED)
+    _add_config(change)
     _add_config(_add(customers, "list", _customers_list, "list customers"))
 
     keys = commands.add_parser("keys", help="API keys, and the keys that sign receipts").add_subparsers(
@@ -129,6 +137,13 @@ def _port(text: str) -> int:
     if not 0 < port <= 65535:  # noqa: PLR2004 - the ports there are
         raise ValueError(text)
     return port
+
+
+def _claims(text: str) -> str:
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    if unknown := set(names) - CLAIM_NAMES:
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(sorted(CLAIM_NAMES))}")
+    return ",".join(names)
 
 
 def _printable(text: str) -> str:
@@ -177,19 +192,38 @@ def _config_check(arguments: argparse.Namespace) -> int:
 def _customers_add(arguments: argparse.Namespace) -> int:
     if not arguments.name:
         raise TresorError("a customer needs a name")
-    if arguments.plan not in _load(arguments, with_secrets=False).settings.plans:
-        raise TresorError(f"there is no plan {arguments.plan!r} under [plans]")
+    _check_plan(arguments)
+    claims = arguments.require_attestation
     with _store(arguments) as store:
-        if store.add_customer(arguments.name, arguments.plan, now=int(time.time())) is None:
+        if store.add_customer(arguments.name, arguments.plan, now=int(time.time()), required_claims=claims) is None:
             raise TresorError(f"there is a customer {arguments.name!r} already")
     print(f"added customer {arguments.name} on plan {arguments.plan}")
     return 0
 
 
+def _customers_change(arguments: argparse.Namespace) -> int:
+    _check_plan(arguments)
+    claims = arguments.require_attestation
+    with _store(arguments) as store:
+        changed = store.change_customer(arguments.name, plan=arguments.plan, required_claims=claims)
+    if changed is None:
+        raise TresorError(f"there is no customer {arguments.name!r}; see 'tresor customers list'")
+    print(
+        f"customer {changed.name} is on plan {changed.plan} and requires {changed.required_claims or 'no attestation'}"
+    )
+    return 0
+
+
+def _check_plan(arguments: argparse.Namespace) -> None:
+    if arguments.plan is not None and arguments.plan not in _load(arguments, with_secrets=False).settings.plans:
+        raise TresorError(f"there is no plan {arguments.plan!r} under [plans]")
+
+
 def _customers_list(arguments: argparse.Namespace) -> int:
     with _store(arguments) as store:
         customers = store.customers()
-    _print_table(("NAME", "PLAN", "ADDED"), [(c.name, c.plan, rfc3339(c.created_at)) for c in customers])
+    rows = [(c.name, c.plan, c.required_claims or "-", rfc3339(c.created_at)) for c in customers]
+    _print_table(("NAME", "PLAN", "REQUIRES", "ADDED"), rows)
     return 0
 
 

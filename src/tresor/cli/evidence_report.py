@@ -7,17 +7,12 @@ from typing import Final
 
 import msgspec
 
-from tresor.attestation.results import AttestationResult, Claim, Outcome
-from tresor.cli.reporting import ExitCode, field, json_line, lines_to_text, table
+from tresor.attestation.results import AttestationResult, Claim
+from tresor.cli.reporting import EXIT_CODES, MARKS, ExitCode, field, headline, json_line, lines_to_text, table
 
 __all__ = ["EvidenceReport"]
 
-_EXIT: Final[Mapping[Outcome, ExitCode]] = {
-    "accepted": ExitCode.PASS,
-    "rejected": ExitCode.FAIL,
-    "undecided": ExitCode.UNDECIDED,
-}
-_MARKS: Final = {"ok": "ok", "failed": "FAIL", "undecided": "?", "proven": "ok", "refuted": "FAIL", "unknown": "?"}
+_CLAIM_MARKS: Final = {"proven": "ok", "refuted": "FAIL", "unknown": "?"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -35,7 +30,7 @@ class EvidenceReport:
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the verdict."""
-        return _EXIT[self.result.outcome]
+        return EXIT_CODES[self.result.outcome]
 
     def json(self) -> str:
         """Return the report as one line of JSON."""
@@ -64,23 +59,15 @@ class EvidenceReport:
 
     def _lines(self) -> Iterator[str]:
         result = self.result
-        label = "  SIMULATED" if result.simulated else ""
-        codes = ", ".join(dict.fromkeys(str(check.code) for check in result.checks if check.status != "ok"))
-        match result.outcome:
-            case "accepted":
-                yield f"PASS{label}"
-            case "rejected":
-                yield f"FAIL{label}  {codes}"
-            case "undecided":
-                yield f"FAIL{label}  could not be decided: {codes or 'there is nothing to appraise'}"
-        yield field("TEE", f"{result.tee}{label}")
+        yield headline(result)
+        yield field("TEE", f"{result.tee}{'  SIMULATED' if result.simulated else ''}")
         yield field("Verified as of", _instant(self.now))
         if result.valid_until is not None:
             yield field("Valid", f"{_instant(result.valid_from)} to {_instant(result.valid_until)}")
-        yield from _section("Claims", table((_MARKS[c.status], name, _claim(c)) for name, c in _claims(result)))
+        yield from _section("Claims", table((_CLAIM_MARKS[c.status], name, _claim(c)) for name, c in _claims(result)))
         yield from _section("Measurements", _wide(result.measurements))
         yield from _section("Details", _wide(result.details))
-        yield from _section("Findings", table((_MARKS[c.status], c.check, c.detail) for c in result.checks))
+        yield from _section("Findings", table((MARKS[c.status], c.check, c.detail) for c in result.checks))
         accepted = [("!", e.weakness, f"until {_instant(e.until)}: {e.reason}") for e in result.exceptions]
         yield from _section("Accepted by exception", table(accepted))
         yield from _section("Not checked", table(("-", item, why) for item, why in result.not_checked.items()))

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
+from typing import Final
 
-__all__ = ["ExitCode", "field", "json_line", "lines_to_text", "table"]
+from tresor.attestation.results import AttestationResult, Outcome
+
+__all__ = ["EXIT_CODES", "MARKS", "ExitCode", "field", "headline", "json_line", "lines_to_text", "table"]
 
 _ITEM_WIDTH = 12
 
@@ -15,6 +18,28 @@ class ExitCode(IntEnum):
     PASS = 0
     FAIL = 1
     UNDECIDED = 3
+
+
+EXIT_CODES: Final[Mapping[Outcome, ExitCode]] = {
+    "accepted": ExitCode.PASS,
+    "rejected": ExitCode.FAIL,
+    "undecided": ExitCode.UNDECIDED,
+}
+MARKS: Final = {"ok": "ok", "failed": "FAIL", "undecided": "?"}
+"""What stands before a check, by its status."""
+
+
+def headline(result: AttestationResult) -> str:
+    """Return the first line of a report on evidence: PASS or FAIL, and every code once."""
+    label = "  SIMULATED" if result.simulated else ""
+    codes = ", ".join(dict.fromkeys(str(check.code) for check in result.checks if check.status != "ok"))
+    match result.outcome:
+        case "accepted":
+            return f"PASS{label}"
+        case "rejected":
+            return f"FAIL{label}  {codes}"
+        case "undecided":
+            return f"FAIL{label}  could not be decided: {codes or 'there is nothing to appraise'}"
 
 
 def field(label: str, value: object, width: int = 17) -> str:

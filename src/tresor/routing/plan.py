@@ -12,9 +12,9 @@ from typing import Final
 
 from tresor.errors import RequestError
 from tresor.routing.catalogue import Catalogue, ModelType, Route
-from tresor.routing.view import UpstreamView
+from tresor.routing.view import UpstreamView, Views
 
-__all__ = ["Plan", "RequestedRoute", "Resolution", "make_plan", "order", "parse_route", "resolve"]
+__all__ = ["Plan", "RequestedRoute", "Resolution", "order", "parse_route", "resolve"]
 
 _AUTO: Final = "auto"
 _PARTS: Final = 3
@@ -51,12 +51,21 @@ class Plan:
         candidates: empty only where no route that was named can meet what is demanded of its attestation.
         preferred: the route that serves unless something fails; None where the requested one can not be tried at all.
         last_resort: whether every candidate rests, and is tried in spite of it.
+        required_claims: what must be proven of the upstream that serves.
+        attested_only: whether it must at least be one of which evidence is demanded.
     """
 
     requested: RequestedRoute
     candidates: tuple[Route, ...]
     preferred: Route | None
     last_resort: bool = False
+    required_claims: frozenset[str] = _NOTHING
+    attested_only: bool = False
+
+    @property
+    def demanding(self) -> bool:
+        """Whether anything is demanded of the upstream's attestation."""
+        return self.attested_only or bool(self.required_claims)
 
     def is_failover(self, route: Route) -> bool:
         """Return whether an answer of `route` is one of another route than the preferred."""
@@ -122,20 +131,9 @@ def resolve(
     return Resolution(tuple(groups), Plan(requested, candidates, candidates[0]))
 
 
-def make_plan(
-    catalogue: Catalogue, requested: RequestedRoute, failover: Sequence[RequestedRoute], model_type: ModelType
-) -> Plan:
-    """Return the plan of a router that knows nothing of its upstreams: all candidates in the order of the settings.
-
-    Raises:
-        RequestError: as `resolve`.
-    """
-    return resolve(catalogue, requested, failover, model_type).plan
-
-
 def order(
     resolution: Resolution,
-    views: Sequence[UpstreamView],
+    views: Views,
     *,
     now: float,
     affinity: Callable[[], bytes],
@@ -177,14 +175,21 @@ def order(
     key = affinity() if any(len(group) > 1 for group in groups) else b""
     candidates = tuple(route for group in groups for route in _ordered(group, views, now, key))
     preferred = candidates[0] if candidates and candidates[0] in resolution.groups[0] else None
-    return Plan(plan.requested, candidates, preferred, last_resort=bool(kept) and not usable)
+    return Plan(
+        plan.requested,
+        candidates,
+        preferred,
+        last_resort=bool(kept) and not usable,
+        required_claims=required_claims,
+        attested_only=attested_only,
+    )
 
 
 def _is_usable(view: UpstreamView) -> bool:
     return view.available and view.attestation != "refused"
 
 
-def _ordered(group: Sequence[Route], views: Sequence[UpstreamView], now: float, key: bytes) -> Iterable[Route]:
+def _ordered(group: Sequence[Route], views: Views, now: float, key: bytes) -> Iterable[Route]:
     if len(group) <= 1:
         return group
     ranks: tuple[list[Route], ...] = ([], [], [])  # (4)
@@ -194,7 +199,7 @@ def _ordered(group: Sequence[Route], views: Sequence[UpstreamView], now: float, 
     return [route for rank in ranks for route in _spread(rank, views, key)]
 
 
-def _spread(routes: list[Route], views: Sequence[UpstreamView], key: bytes) -> Iterable[Route]:
+def _spread(routes: list[Route], views: Views, key: bytes) -> Iterable[Route]:
     """Order equals by weighted rendezvous hashing: a route's place depends on nothing but itself and its load.
 
     With `u` uniform in (0, 1), `-ln(u) / weight` is exponentially distributed with rate `weight`, and the least of

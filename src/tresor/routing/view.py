@@ -1,11 +1,18 @@
 """What routing knows of an upstream at one instant."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-__all__ = ["AttestationState", "UpstreamView"]
+__all__ = ["AttestationState", "UpstreamView", "Views"]
 
 AttestationState = Literal["unverified", "verified", "refused"]
+
+
+class Views(Protocol):
+    """The upstreams by their position in the settings."""
+
+    def __getitem__(self, position: int, /) -> "UpstreamView":
+        """Return what is known of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

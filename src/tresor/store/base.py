@@ -15,17 +15,28 @@ __all__ = ["ApiKey", "Customer", "EvidenceItem", "NewReceipt", "SigningKey", "St
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """Who owns keys and receipts.  `plan` names a table under `[plans]` of the settings."""
+    """Who owns keys and receipts.
+
+    Attributes:
+        plan: names a table under `[plans]` of the settings.
+        required_claims: what must be proven of the upstream that serves, names of claims separated by commas.
+    """
 
     id: int
     name: str
     plan: str
     created_at: int
+    required_claims: str
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key without the key: `digest` is the SHA-256 (32 bytes) of its text.  Times are Unix seconds."""
+    """An API key without the key, and what counts of its customer.  Times are Unix seconds.
+
+    Attributes:
+        digest: SHA-256 (32 bytes) of its text.
+        required_claims: its customer's.
+    """
 
     id: str
     customer_id: int
@@ -35,6 +46,7 @@ class ApiKey:
     label: str
     created_at: int
     revoked_at: int | None
+    required_claims: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +113,11 @@ class Store(Protocol):
 
     # Customers and API keys.
 
-    def add_customer(self, name: str, plan: str, *, now: int) -> Customer | None:
+    def add_customer(self, name: str, plan: str, *, now: int, required_claims: str = "") -> Customer | None:
         """Add a customer; None where the name is taken."""
+
+    def change_customer(self, name: str, *, plan: str | None, required_claims: str | None) -> Customer | None:
+        """Change what is not None; None where there is no such customer."""
 
     def customers(self) -> list[Customer]:
         """Return all customers, oldest first."""

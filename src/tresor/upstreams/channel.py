@@ -157,7 +157,7 @@ class AttestedChannel:
 
     Attributes:
         state: where the channel stands.
-        reason: code of why it is refused; None where it is not.
+        reason: code of why the last attempt failed, which a standing may outlive; None where it did not.
     """
 
     def __init__(
@@ -178,6 +178,7 @@ class AttestedChannel:
         self._verification: asyncio.Task[None] | None = None
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
+        self._closed = False
         self._min_bundle_version = 0  # of a Tresor node: versions only grow
 
     def __repr__(self) -> str:
@@ -203,13 +204,11 @@ class AttestedChannel:
         """
         standing = self.standing
         if standing is None:
-            if self._verification is None and self._clock() < self._retry_at:
+            if self._verification is None and (self._closed or self._clock() < self._retry_at):
                 raise UpstreamError("attestation_failed", f"the upstream's evidence is refused: {self.reason}")
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await asyncio.shield(self._verify())
-            except TimeoutError as error:
-                raise UpstreamError("attestation_failed", "the upstream was not verified in time") from error
+            done, _ = await asyncio.wait({self._verify()}, timeout=timeout_s)  # it goes on without this caller
+            if not done:
+                raise UpstreamError("attestation_failed", "the upstream was not verified in time")
             standing = self.standing
         if standing is None:
             raise UpstreamError("attestation_failed", f"the upstream's evidence is refused: {self.reason}")
@@ -222,17 +221,19 @@ class AttestedChannel:
         self.state = ChannelState.UNVERIFIED
         self._on_change()
         self._retry_at = 0.0
-        self._verify()
+        if not self._closed:
+            self._verify()
 
     def upkeep(self) -> None:
         """Begin whatever is due: the first verification, a renewal, another attempt; called about once a second."""
         now = self._clock()
         standing = self.standing
-        if now >= self._retry_at and (standing is None or now >= standing.renew_at):
+        if not self._closed and now >= self._retry_at and (standing is None or now >= standing.renew_at):
             self._verify()
 
     async def close(self) -> None:
-        """Stop verifying."""
+        """Stop verifying, for good."""
+        self._closed = True
         if self._verification is not None:
             self._verification.cancel()
             await asyncio.gather(self._verification, return_exceptions=True)

@@ -17,6 +17,9 @@ from tresor.attestation.hop import HopKind, HopPolicy
 from tresor.errors import UpstreamError
 from tresor.http1.sweeper import Sweeper
 from tresor.limits import Limits
+from tresor.routing.gate import ConcurrencyGate
+from tresor.routing.health import UpstreamHealth
+from tresor.routing.view import UpstreamView
 from tresor.settings.load import Secret
 from tresor.settings.model import UpstreamSettings
 from tresor.upstreams.channel import Asking, AttestedChannel, Endorse, Standing, unattested
@@ -95,6 +98,10 @@ class UpstreamPool:
             f"{'' if settings.keep_alive else 'Connection: close' + chr(13) + chr(10)}"
         )
         self.reachable = True
+        self.health = UpstreamHealth()
+        self.gate = ConcurrencyGate(
+            settings.max_concurrent_requests, settings.max_queued_requests, settings.queue_timeout_s
+        )
         self._unattested = unattested(settings.provider)
         self.channel = None if attestation is None else self._make_channel(attestation)
         sweeper.add(self)
@@ -118,6 +125,21 @@ class UpstreamPool:
     def usable(self) -> bool:
         """Whether a prompt could be sent now: the upstream is reachable, and verified where it must be."""
         return self.reachable and self.standing is not None
+
+    def view(self) -> UpstreamView:
+        """Return what routing is to know of the upstream now."""
+        at, standing, channel = self._loop.time(), self.standing, self.channel
+        return UpstreamView(
+            available=self.health.available(at),
+            attested=channel is not None,
+            attestation="unverified" if channel is None else channel.state.value,
+            claims=frozenset() if standing is None else standing.proven,
+            fresh_until=0.0 if standing is None else standing.expires_at,
+            latency_s=self.health.latency_s(at),
+            weight=self.settings.weight,
+            in_flight=self.gate.in_flight,
+            limit=self.gate.limit,
+        )
 
     async def acquire(self, deadline: float) -> UpstreamConnection:
         """Return a connection ready for a request, its `standing` set.
@@ -158,7 +180,8 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back; one that is not whole is closed at once, which cancels what runs on it."""
         keep = self.settings.keep_alive and len(self._idle) < self._limits.max_idle_upstream_connections
-        if keep and connection.reusable:
+        standing = self.standing  # by now perhaps of another key: no news, and no reason to verify anew
+        if keep and connection.reusable and standing and standing.pin in (None, connection.peer_spki_sha256):
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:
@@ -190,7 +213,7 @@ class UpstreamPool:
 
     async def probe(self) -> None:
         """Note whether the upstream can be reached, and keep the connection that showed it."""
-        if self.channel is not None:  # whose verification shows it
+        if self.channel is not None and self.reachable:  # whose verification shows it
             return
         if any(connection.reusable for connection in self._idle):  # those whose peer has gone stay until they are swept
             self.reachable = True
@@ -251,7 +274,7 @@ class UpstreamPool:
                     server_hostname=self._host if self._tls else None,
                 )
         except OSError as error:  # TimeoutError and SSLError are kinds of it
-            if self.channel is not None:  # which no probe watches over
+            if self.channel is not None:  # which no probe watches over, but for whether it is back
                 self.reachable = False
             raise _connect_error(error) from error
         self.reachable = True

@@ -2,16 +2,17 @@
 
 import msgspec
 
-from tresor.errors import RequestError
+from tresor.errors import FailedAttempt, RequestError
 
 __all__ = ["encode_envelope", "encode_stream_error"]
 
 
-class _Error(msgspec.Struct, frozen=True):
+class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     type: str
     code: str
     param: str | None
+    attempts: tuple[FailedAttempt, ...] = ()
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -39,4 +40,4 @@ def encode_stream_error(error: RequestError, receipt_id: str | None) -> bytes:
 
 
 def _body(error: RequestError) -> _Error:
-    return _Error(str(error), error.type, error.code, error.param)
+    return _Error(str(error), error.type, error.code, error.param, error.attempts)

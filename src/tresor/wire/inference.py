@@ -10,6 +10,7 @@ import msgspec
 
 from tresor.encodings import JsonValue
 from tresor.errors import JsonError, RequestError
+from tresor.wire.affinity import conversation_affinity
 from tresor.wire.json_members import (
     Edit,
     Members,
@@ -52,6 +53,10 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<InferenceRequest stream={self.stream} {self.members!r}>"
+
+    def affinity(self) -> bytes:
+        """Return what the requests of one conversation have in common."""
+        return conversation_affinity(self.members)
 
     def forwarded(self, upstream_name: str) -> bytes:
         """Return the body for an upstream: its own model name, no Tresor member, usage asked for on a stream."""

@@ -8,12 +8,14 @@ A form that two parsers could read in two ways is refused: an upstream would see
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 from tresor.errors import RequestError
 
 __all__ = ["TranscriptionRequest", "parse_transcription_request"]
 
+_AFFINITY_BYTES: Final = 4096
 _TRESOR_PARTS: Final = frozenset({"failover", "failover[]", "region", "provider"})
 _READ_PARTS: Final = _TRESOR_PARTS | {"model", "stream"}
 _MAX_PARTS: Final = 256
@@ -48,6 +50,10 @@ class TranscriptionRequest:
     failover: tuple[str, ...]
     stream: bool = False
     wants_usage: bool = False
+
+    def affinity(self) -> bytes:
+        """Return bytes of the form itself: two forms have nothing in common that an upstream could have cached."""
+        return blake2b(self.body[-_AFFINITY_BYTES:], digest_size=16).digest()
 
     def forwarded(self, upstream_name: str) -> bytes:
         """Return the form for an upstream: its own model name, no Tresor part."""

@@ -13,10 +13,10 @@ import pytest
 from support.evidence import facts, sample, verify_at
 from tresor.attestation.folder import Folder
 from tresor.attestation.policy import STRICT
-from tresor.attestation.providers.answer import Known, ProviderResult
-from tresor.attestation.providers.chutes import appraise_chutes, parse_chutes_keys
-from tresor.attestation.providers.dstack import appraise_dstack
-from tresor.attestation.providers.tinfoil import appraise_tinfoil
+from tresor.attestation.providers.answer import Known, Node, ProviderResult, appraise_answer
+from tresor.attestation.providers.chutes import parse_chutes, parse_chutes_keys
+from tresor.attestation.providers.dstack import parse_dstack
+from tresor.attestation.providers.tinfoil import parse_tinfoil
 from tresor.attestation.roots import vendor_anchors
 from tresor.collateral.directory import load_folder
 
@@ -26,13 +26,13 @@ FOREIGN: Final = "bundles/nonce-not-ours-a"
 CHUTES: Final = "bundles/tdx-8gpu-mlkem-20260629"
 SNP: Final = "bundles/tinfoil-snp-20260629"
 TINFOIL: Final = "bundles/tinfoil-tdx-gpu-20260629"
-APPRAISE: Final[dict[str, Callable[..., ProviderResult]]] = {
-    ADDRESS: appraise_dstack,
-    DSTACK: appraise_dstack,
-    FOREIGN: appraise_dstack,
-    CHUTES: appraise_chutes,
-    SNP: appraise_tinfoil,
-    TINFOIL: appraise_tinfoil,
+PARSERS: Final[dict[str, Callable[[bytes, Known], tuple[Node, ...]]]] = {
+    ADDRESS: parse_dstack,
+    DSTACK: parse_dstack,
+    FOREIGN: parse_dstack,
+    CHUTES: parse_chutes,
+    SNP: parse_tinfoil,
+    TINFOIL: parse_tinfoil,
 }
 
 
@@ -52,7 +52,8 @@ def keys_of(name: str) -> dict[str, str]:
 def appraised(name: str, document: bytes | None = None, **known: Any) -> ProviderResult:
     given = {"nonce": nonce_of(name), "keys": keys_of(name)} | known
     folder: Folder = load_folder([sample(name)])
-    return APPRAISE[name](
+    return appraise_answer(
+        PARSERS[name],
         document_of(name) if document is None else document,
         known=Known(**given),
         collateral=folder.collateral,
@@ -216,7 +217,8 @@ def test_b9_log_whose_payload_was_changed() -> None:
 @pytest.mark.parametrize("name", [ADDRESS, DSTACK, CHUTES, TINFOIL])
 def test_collateral_ends(name: str) -> None:
     folder = load_folder([sample(name)])
-    result = APPRAISE[name](
+    result = appraise_answer(
+        PARSERS[name],
         document_of(name),
         known=Known(),
         collateral=folder.collateral,
@@ -229,4 +231,4 @@ def test_collateral_ends(name: str) -> None:
 
 def test_samples_are_complete() -> None:
     folders = {f"bundles/{path.name}" for path in Path(sample("bundles")).iterdir() if path.is_dir()}
-    assert folders == set(APPRAISE)
+    assert folders == set(PARSERS)

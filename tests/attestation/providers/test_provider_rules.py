@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -36,13 +37,16 @@ from support.fake_providers import (
 from tresor.attestation.evidence import Collateral
 from tresor.attestation.policy import STRICT
 from tresor.attestation.providers import keccak
-from tresor.attestation.providers.answer import Known, ProviderResult
-from tresor.attestation.providers.chutes import appraise_chutes
-from tresor.attestation.providers.dstack import appraise_dstack
+from tresor.attestation.providers.answer import Known, ProviderResult, appraise_answer
+from tresor.attestation.providers.chutes import parse_chutes
+from tresor.attestation.providers.dstack import parse_dstack
 from tresor.attestation.providers.keccak import keccak_256
-from tresor.attestation.providers.tinfoil import appraise_tinfoil
+from tresor.attestation.providers.tinfoil import parse_tinfoil
 
 Appraise = Callable[..., ProviderResult]
+appraise_tinfoil: Final[Appraise] = partial(appraise_answer, parse_tinfoil)
+appraise_dstack: Final[Appraise] = partial(appraise_answer, parse_dstack)
+appraise_chutes: Final[Appraise] = partial(appraise_answer, parse_chutes)
 KEYS: Final = dict.fromkeys(INSTANCES, ML_KEM_KEY)
 GPUS: Final = gpu_entries(NONCE)
 ALL: Final = Known(nonce=NONCE, spki_sha256=SPKI, keys=KEYS)

@@ -10,7 +10,6 @@ several instances; which one serves is for the provider to say, so all must be g
 import base64
 import binascii
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -18,26 +17,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import EvidenceMalformedError
-from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat
-from tresor.attestation.policy import Policy
+from tresor.attestation.evidence import Evidence, EvidenceFormat
 from tresor.attestation.providers.answer import (
     MAX_NODES,
     Half,
     Known,
     Node,
-    ProviderResult,
-    appraise_answer,
     digest,
 )
 from tresor.attestation.recognise import decode_binary
-from tresor.attestation.roots import TrustAnchors
 from tresor.attestation.x509 import load_certificate
 from tresor.encodings import parse_json
 from tresor.errors import EncodingError, JsonError
 
-__all__ = ["appraise_chutes", "parse_chutes", "parse_chutes_keys"]
+__all__ = ["parse_chutes", "parse_chutes_keys"]
 
-_MAX_KEYS = 1024
+_Keys = Annotated[dict[str, str], msgspec.Meta(max_length=1024)]
 
 
 class _Device(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,21 +54,6 @@ class _Answer(msgspec.Struct, frozen=True):
     failed_instance_ids: tuple[str, ...] = ()
 
 
-def appraise_chutes(
-    document: bytes,
-    *,
-    known: Known,
-    collateral: Collateral,
-    policy: Policy,
-    anchors: TrustAnchors,
-    now: datetime,
-) -> ProviderResult:
-    """Appraise a whole answer; arguments as of `appraise_answer`."""
-    return appraise_answer(
-        parse_chutes, document, known=known, collateral=collateral, policy=policy, anchors=anchors, now=now
-    )
-
-
 def parse_chutes_keys(document: bytes) -> dict[str, str]:
     """Parse a list of end-to-end keys: instance id to base64 text, whose spelling is what the instance hashed.
 
@@ -81,9 +61,10 @@ def parse_chutes_keys(document: bytes) -> dict[str, str]:
         EvidenceMalformedError: it is none.
     """
     try:
-        return msgspec.convert(parse_json(document), Annotated[dict[str, str], msgspec.Meta(max_length=_MAX_KEYS)])
+        keys: dict[str, str] = msgspec.convert(parse_json(document), _Keys)
     except (JsonError, msgspec.ValidationError) as error:
         raise EvidenceMalformedError(AttestationCode.EVIDENCE_MALFORMED, f"chutes keys: {error}") from error
+    return keys
 
 
 def parse_chutes(document: bytes, known: Known) -> tuple[Node, ...]:

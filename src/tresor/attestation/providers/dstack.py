@@ -15,22 +15,18 @@ Not looked at: the members that stand in `not_checked`, and everything that some
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import EvidenceMalformedError
-from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat
-from tresor.attestation.policy import Policy
+from tresor.attestation.evidence import Evidence, EvidenceFormat
 from tresor.attestation.providers.answer import (
     MAX_NODES,
     Half,
     Known,
     Node,
-    ProviderResult,
-    appraise_answer,
     compose_events,
     digest,
     hex_member,
@@ -39,11 +35,10 @@ from tresor.attestation.providers.answer import (
 from tresor.attestation.providers.keccak import keccak_256
 from tresor.attestation.recognise import decode_binary
 from tresor.attestation.results import Check, failed, passed
-from tresor.attestation.roots import TrustAnchors
 from tresor.encodings import parse_json
 from tresor.errors import EncodingError, JsonError
 
-__all__ = ["appraise_dstack", "parse_dstack"]
+__all__ = ["parse_dstack"]
 
 _ADDRESS_BYTES = 20
 _KEY_BYTES = 32
@@ -84,21 +79,6 @@ class _Answer(_Attestation, frozen=True):
     all_attestations: tuple[_Attestation, ...] = ()
     gateway_attestation: _Attestation | None = None
     model_attestations: tuple[_Attestation, ...] = ()
-
-
-def appraise_dstack(
-    document: bytes,
-    *,
-    known: Known,
-    collateral: Collateral,
-    policy: Policy,
-    anchors: TrustAnchors,
-    now: datetime,
-) -> ProviderResult:
-    """Appraise a whole answer; arguments as of `appraise_answer`."""
-    return appraise_answer(
-        parse_dstack, document, known=known, collateral=collateral, policy=policy, anchors=anchors, now=now
-    )
 
 
 def parse_dstack(document: bytes, known: Known) -> tuple[Node, ...]:

@@ -11,7 +11,6 @@ Not looked at: who issued the TLS certificate, and the workload's build provenan
 
 import base64
 import binascii
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -23,25 +22,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import AttestationError, EvidenceMalformedError
-from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat
-from tresor.attestation.policy import Policy
+from tresor.attestation.evidence import Evidence, EvidenceFormat
 from tresor.attestation.providers.answer import (
     Half,
     Known,
     Node,
-    ProviderResult,
-    appraise_answer,
     digest,
     hex_member,
 )
 from tresor.attestation.recognise import decode_binary
 from tresor.attestation.results import Check, failed, passed
-from tresor.attestation.roots import TrustAnchors
 from tresor.attestation.x509 import load_certificates
 from tresor.errors import EncodingError, JsonError
 from tresor.wire.json_members import Members, apply_edits, parse_members, replace_value
 
-__all__ = ["appraise_tinfoil", "parse_tinfoil"]
+__all__ = ["parse_tinfoil"]
 
 _V3: Final = "https://tinfoil.sh/predicate/attestation/v3"
 _PLATFORMS: Final = {
@@ -71,21 +66,6 @@ class _DocumentV3(msgspec.Struct, frozen=True):
     cpu: _Cpu
     certificate: str | None = None
     signature: str | None = None
-
-
-def appraise_tinfoil(
-    document: bytes,
-    *,
-    known: Known,
-    collateral: Collateral,
-    policy: Policy,
-    anchors: TrustAnchors,
-    now: datetime,
-) -> ProviderResult:
-    """Appraise a whole attestation document; arguments as of `appraise_answer`."""
-    return appraise_answer(
-        parse_tinfoil, document, known=known, collateral=collateral, policy=policy, anchors=anchors, now=now
-    )
 
 
 def parse_tinfoil(document: bytes, known: Known) -> tuple[Node, ...]:

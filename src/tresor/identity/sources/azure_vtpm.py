@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-
 from tresor.attestation.azure.abi import HclReport, ReportType, parse_hcl_report
 from tresor.attestation.blocks import Tee
 from tresor.attestation.errors import EvidenceMalformedError

@@ -1,10 +1,15 @@
 -- name: add_customer
-INSERT INTO customers (name, plan, created_at) VALUES (:name, :plan, :now)
+INSERT INTO customers (name, plan, created_at, required_claims) VALUES (:name, :plan, :now, :required_claims)
 ON CONFLICT (name) DO NOTHING
-RETURNING id, name, plan, created_at;
+RETURNING id, name, plan, created_at, required_claims;
+
+-- name: change_customer
+UPDATE customers SET plan = coalesce(:plan, plan), required_claims = coalesce(:required_claims, required_claims)
+WHERE name = :name
+RETURNING id, name, plan, created_at, required_claims;
 
 -- name: customers
-SELECT id, name, plan, created_at FROM customers ORDER BY id;
+SELECT id, name, plan, created_at, required_claims FROM customers ORDER BY id;
 
 -- name: add_api_key
 INSERT INTO api_keys (digest, id, customer_id, label, created_at)
@@ -12,13 +17,13 @@ SELECT :digest, :key_id, id, :label, :now FROM customers WHERE name = :customer
 RETURNING id;
 
 -- name: api_keys
-SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at
+SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at, c.required_claims
 FROM api_keys AS k JOIN customers AS c ON c.id = k.customer_id
 WHERE :customer IS NULL OR c.name = :customer
 ORDER BY k.created_at, k.id;
 
 -- name: find_api_key
-SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at
+SELECT k.id, c.id, c.name, c.plan, k.digest, k.label, k.created_at, k.revoked_at, c.required_claims
 FROM api_keys AS k JOIN customers AS c ON c.id = k.customer_id
 WHERE k.digest = :digest;
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -88,9 +89,16 @@ class SqliteStore:
 
     # Customers and API keys.
 
-    def add_customer(self, name: str, plan: str, *, now: int) -> Customer | None:
+    def add_customer(self, name: str, plan: str, *, now: int, required_claims: str = "") -> Customer | None:
+        values = {"name": name, "plan": plan, "now": now, "required_claims": required_claims}
         with self._write() as writer:
-            row = self._one(writer, "add_customer", {"name": name, "plan": plan, "now": now})
+            row = self._one(writer, "add_customer", values)
+        return None if row is None else Customer(*row)
+
+    def change_customer(self, name: str, *, plan: str | None, required_claims: str | None) -> Customer | None:
+        values = {"name": name, "plan": plan, "required_claims": required_claims}
+        with self._write() as writer:
+            row = self._one(writer, "change_customer", values)
         return None if row is None else Customer(*row)
 
     def customers(self) -> list[Customer]:
@@ -102,11 +110,11 @@ class SqliteStore:
             return self._one(writer, "add_api_key", values) is not None
 
     def api_keys(self, customer: str | None = None) -> list[ApiKey]:
-        return [ApiKey(*row) for row in self._read("api_keys", {"customer": customer})]
+        return [_api_key(row) for row in self._read("api_keys", {"customer": customer})]
 
     def find_api_key(self, digest: bytes) -> ApiKey | None:
         rows = self._read("find_api_key", {"digest": digest})
-        return ApiKey(*rows[0]) if rows else None
+        return _api_key(rows[0]) if rows else None
 
     def revoke_api_key(self, key_id: str, *, now: int) -> bool:
         with self._write() as writer:
@@ -336,6 +344,10 @@ def _statements(script: str) -> Iterator[str]:
 
 def _uuid_bytes(text: str) -> bytes:
     return bytes.fromhex(text.replace("-", ""))
+
+
+def _api_key(row: tuple[Any, ...]) -> ApiKey:
+    return replace(ApiKey(*row), required_claims=frozenset(filter(None, row[-1].split(","))))
 
 
 def _stored(row: tuple[bytes, str]) -> StoredReceipt:
