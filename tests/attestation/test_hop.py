@@ -1,4 +1,4 @@
-"""The upstream hop: answers of every kind for one connection, recorded and home-made, and what each may be pinned to."""
+"""The upstream hop: answers of every kind for one connection, recorded and home-made, and what one may be pinned to."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -105,7 +105,7 @@ CASES: Final = [
         Case(f"{kind}-four-megabytes-of-text", kind, b'{"quote":"' + b"A" * (4 << 20) + b'"}', (code,))
         for kind, code in (
             ("tinfoil", "evidence_version_unsupported"),
-            ("dstack", "evidence_malformed"),
+            ("dstack", "evidence_too_large"),
             ("aci", "evidence_malformed"),
         )
     ),
@@ -277,7 +277,7 @@ def test_simulated_node_is_accepted_and_proves_nothing(simulated: World) -> None
         ("envelope_replayed", {"signed": {"nonce": b""}}),
         ("workload_mismatch", {"workload": "router"}),
         ("root_not_pinned", {"policy": {"release_root": None}}),
-        ("workload_mismatch", {"policy": {"workload": "router"}}),
+        ("bundle_workload_mismatch", {"policy": {"workload": "router"}}),
         ("bundle_rolled_back", {"policy": {"min_bundle_version": 2}}),
         ("issued_at_stale", {"issued_at": datetime.now(UTC) - timedelta(hours=1)}),
         ("issued_at_in_future", {"issued_at": datetime.now(UTC) + timedelta(hours=1)}),
@@ -310,7 +310,7 @@ def test_node_without_a_bundle_is_refused(amd: World) -> None:
 def test_simulated_node_needs_an_opt_in(simulated: World) -> None:
     appraisal = simulated.appraised(policy={"allow_simulated": False})
     assert appraisal.result.outcome == "rejected"
-    assert codes(appraisal) == ("bundle_simulated",)
+    assert codes(appraisal) == ("simulated_not_allowed",)
 
 
 def test_bundle_of_another_root_is_refused(amd: World, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_bundle_of_another_root_is_refused(amd: World, tmp_path: Path) -> None:
     other = simulated_ceremony(tmp_path / "other", "inference")
     appraisal = amd.appraised(bundle=other.bundle().encode())
     assert appraisal.result.outcome == "rejected"
-    assert codes(appraisal) == ("signature_invalid",)
+    assert codes(appraisal) == ("bundle_signature_invalid",)
 
 
 def test_bundle_at_its_floor_will_do(amd: World) -> None:
