@@ -6,11 +6,12 @@ import sys
 from types import FrameType
 
 from bench import report
+from bench.attested import TresorAttested, TresorOverTls
 from bench.gateways import LiteLLM, Nginx, Portkey, TensorZero, Tresor
 from bench.install import ROOT
 from bench.measure import measure
 
-_TARGETS = (Nginx, Tresor, LiteLLM, Portkey, TensorZero)
+_TARGETS = (Nginx, Tresor, LiteLLM, Portkey, TensorZero, TresorOverTls, TresorAttested)
 _REPORT = ROOT / "docs/performance.md"
 
 

@@ -158,6 +158,7 @@ class Tresor(Target):
         """Start from an empty store with one customer and one key."""
         shutil.rmtree(self.directory)
         self.directory.mkdir()
+        self.prepare()
         configuration = self.directory / "tresor.toml"
         configuration.write_text(f"""\
 [server]
@@ -178,8 +179,7 @@ requests_per_day = 1000000000
 [[upstreams]]
 provider = "bench"
 region = "local"
-base_url = "{UPSTREAM_URL}"
-attestation = "none"
+{self.upstream_settings()}
 
 [[upstreams.models]]
 key = "fast"
@@ -196,6 +196,13 @@ upstream_name = "paced"
             raise InstallError("`tresor keys create` printed no key")
         self._key = created[0]
         return Launch(argv=[self._program, "serve", *option])
+
+    def prepare(self) -> None:
+        """Make the files that the configuration names; this one names none."""
+
+    def upstream_settings(self) -> str:
+        """Return the members of `[[upstreams]]` that say where and what it is."""
+        return f'base_url = "{UPSTREAM_URL}"\nattestation = "none"'
 
     def endpoint(self) -> Endpoint:
         """Every answer must name its receipt."""

@@ -47,7 +47,7 @@ class Clock:
 
 
 def key(plan: str = "default", customer_id: int = 1) -> ApiKey:
-    return ApiKey("key_1", customer_id, "acme", plan, b"", "", 0, None)
+    return ApiKey("key_1", customer_id, "acme", plan, b"", "", 0, None, frozenset())
 
 
 def limiter(store: CountingStore, clock: Clock, *, minute: int = 1000, day: int = 100_000) -> RateLimiter:

@@ -1,6 +1,5 @@
 """The upstream hop: answers of every kind for one connection, recorded and home-made, and what one may be pinned to."""
 
-import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,7 +72,11 @@ class Case:
 
 
 GOOD: Final[dict[HopKind, bytes]] = {"tinfoil": tinfoil(), "dstack": dstack(), "aci": aci()}
-V1: Final = json.dumps({"format": "https://tinfoil.sh/predicate/tdx-guest/v1", "body": "AAAA"}).encode()
+TOO_MUCH: Final[dict[HopKind, str]] = {
+    "tinfoil": "evidence_version_unsupported",
+    "dstack": "evidence_too_large",
+    "aci": "evidence_malformed",
+}
 CASES: Final = [
     *(Case(f"{kind}-good", kind, document, outcome="accepted") for kind, document in GOOD.items()),
     *(
@@ -103,11 +106,7 @@ CASES: Final = [
     *(Case(f"{kind}-nested-for-ever", kind, b"[" * (4 << 20), ("evidence_malformed",)) for kind in GOOD),
     *(
         Case(f"{kind}-four-megabytes-of-text", kind, b'{"quote":"' + b"A" * (4 << 20) + b'"}', (code,))
-        for kind, code in (
-            ("tinfoil", "evidence_version_unsupported"),
-            ("dstack", "evidence_too_large"),
-            ("aci", "evidence_malformed"),
-        )
+        for kind, code in TOO_MUCH.items()
     ),
 ]
 

@@ -53,10 +53,14 @@ def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[b
         [*GOOD, "--at=1772366400"],
         [*GOOD, "--at=2026-03-01T12:05:00"],
         [*GOOD, "--at=2026-02-30T12:05:00Z"],
-        [*GOOD, "--release-root=x"],
         [*GOOD, "--require=router"],
+        [*GOOD, f"--release-root={JWKS}", "--require=all"],
         [*GOOD, "--evidence=x"],
-        [*GOOD, "--allow-simulated"],
+        [*GOOD, "--trust-bundle=x"],
+        [*GOOD, "--min-bundle-version=1"],
+        [*GOOD, f"--release-root={JWKS}", "--min-bundle-version=x"],
+        [*GOOD, "--inference-release-root=x"],
+        [*GOOD, "--inference-policy=x"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ from support.upstream import (
 from support.wire import Answer
 from tresor.accounts import rate_limits
 from tresor.accounts.api_keys import FRESH_S, STALE_S
-from tresor.app import application, exchange, resources, worker
+from tresor.app import application, attesting, exchange, resources, worker
 from tresor.app.options import CLAIM_NAMES
 from tresor.errors import RequestError, UpstreamError, type_of_status
 from tresor.http1.sweeper import Sweeper
@@ -43,7 +43,7 @@ from tresor.receipts.recorder import StreamPhase, StreamRecorder, splice_answer
 from tresor.routing.catalogue import ModelEntry
 from tresor.server import connection
 from tresor.settings.load import Secret
-from tresor.settings.model import ModelSettings, UpstreamSettings
+from tresor.settings.model import IdentitySettings, ModelSettings, UpstreamSettings
 from tresor.upstreams.pool import UpstreamPool
 from tresor.wire import inference, transcription
 from tresor.wire.envelope import encode_envelope, encode_stream_error
@@ -85,7 +85,7 @@ def test_methods_and_keys(router: Router, row: list[str]) -> None:
 
 
 def test_every_other_path_is_not_found(router: Router) -> None:
-    for path in ("/", "/v1", "/attestation", "/metrics", "/v1/completions"):
+    for path in ("/", "/v1", "/attestations", "/metrics", "/v1/completions"):
         answer = router.ask("GET", path)
         assert (answer.status, answer.error["code"]) == (404, "not_found")
 
@@ -105,6 +105,8 @@ def test_limits_named_in_the_text() -> None:
         ("4.6", f"up to {exchange._MAX_MESSAGE_CHARS} characters"),
         ("8", f"at least every {worker._UPKEEP_S * worker._PROBE_EVERY:.0f} seconds"),
         ("11", f"at most {transcription._MAX_PARTS} parts"),
+        ("12.1", f"at most {attesting._MAX_WAITING} wait"),
+        ("12.1", f"has {IdentitySettings().nonces_per_minute} fresh answers in a minute"),
         ("11", f"at most {LIMITS.max_failover_routes} times"),
     ):
         assert text in " ".join(SPEC.section(number).split())

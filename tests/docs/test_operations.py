@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -16,12 +16,14 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from tresor.app.metrics import Metrics
 from tresor.app.supervisor import _KILL_AFTER_S
+from tresor.attestation.hop import HOP_KINDS
+from tresor.attestation.policy import STRICT, parse_policy
 from tresor.cli import verify
 from tresor.cli.commands import make_parser
 from tresor.errors import SettingsError
 from tresor.limits import Limits
 from tresor.settings import load, model
-from tresor.settings.load import load_settings
+from tresor.settings.load import load_settings, load_sidecar_settings
 from tresor.store.sqlite.store import SqliteStore
 
 OPERATIONS = ROOT / "docs" / "operations"
@@ -33,13 +35,16 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "server": model.ServerSettings,
     "store": model.StoreSettings,
     "receipts": model.ReceiptSettings,
+    "identity": model.IdentitySettings,
     "log": model.LogSettings,
     "limits": Limits,
     "plans": model.Plan,
     "upstreams": model.UpstreamSettings,
     "upstreams.models": model.ModelSettings,
     "upstreams.models.pricing": model.Pricing,
+    "backend": model.BackendSettings,
 }
+_NAME = next(item.pattern for item in get_args(model.Name)[1:])
 # Of these the page says more than the code does.
 OWN_WORDS = {
     "server.public_origin",
@@ -72,7 +77,7 @@ def type_in_words(kind: msgspec.inspect.Type) -> str:
         ):
             words = type_in_words(inner)
         case msgspec.inspect.StrType(pattern=pattern):
-            words = "string" if pattern is None else "name"
+            words = "name" if pattern == _NAME else "string"
         case msgspec.inspect.BoolType():
             words = "boolean"
         case msgspec.inspect.LiteralType(values=values):
@@ -127,14 +132,15 @@ def test_settings() -> None:
 
 
 def test_every_table_of_the_file_is_on_the_page() -> None:
-    assert {place for place in STRUCTS if "." not in place} == set(model.Settings.__struct_fields__)
+    fields = {*model.Settings.__struct_fields__, *model.SidecarSettings.__struct_fields__}
+    assert {place for place in STRUCTS if "." not in place} == fields
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_configurations_on_pages_are_good(page: Page, tmp_path: Path) -> None:
     for toml in page.blocks("toml"):
         text = toml if "[[upstreams]]" in toml else toml + CONFIGURATION.blocks("toml")[0].partition("\n\n")[2]
-        for name in re.findall(r'^tls_\w+_file = "(.*)"', text, re.MULTILINE):
+        for name in re.findall(r'^(?!api_key)\w+_file = "(.*)"', text, re.MULTILINE):
             (tmp_path / Path(name).name).touch()
             text = text.replace(name, Path(name).name)
         for name in re.findall(r'^api_key_file = "(.*)"', text, re.MULTILINE):
@@ -142,6 +148,24 @@ def test_configurations_on_pages_are_good(page: Page, tmp_path: Path) -> None:
             text = text.replace(name, Path(name).name)
         (tmp_path / "tresor.toml").write_text(text)
         load_settings(tmp_path / "tresor.toml", dict.fromkeys(re.findall(r'api_key_env = "(\w+)"', text), "sk-secret"))
+
+
+def test_the_sidecar_on_the_page_is_good(tmp_path: Path) -> None:
+    text = CONFIGURATION.examples()["sidecar"]
+    for name in re.findall(r'_file = "(.*)"', text):
+        (tmp_path / name).touch()
+    (tmp_path / "sidecar.toml").write_text(text)
+    load_sidecar_settings(tmp_path / "sidecar.toml", {}, allow_simulated=False)
+
+
+@pytest.mark.parametrize("name", ["policy-tinfoil", "policy-dstack"])
+def test_policies_on_the_page_are_policies(name: str) -> None:
+    assert parse_policy(CONFIGURATION.examples()[name].encode()) != STRICT
+
+
+def test_every_kind_of_upstream_has_an_example() -> None:
+    kinds = {kind for toml in CONFIGURATION.blocks("toml") for kind in re.findall(r'^attestation = "(\w+)"', toml, re.M)}
+    assert kinds == {"none", *HOP_KINDS}
 
 
 def test_variables() -> None:

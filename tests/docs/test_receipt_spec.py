@@ -9,6 +9,8 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 
+from tresor.attestation import envelope
+from tresor.attestation.blocks import MAX_EVIDENCE, InferenceAttestation, RouterAttestation, Tee
 from tresor.cli.receipt_report import ExitCode
 from tresor.cli.verify_receipt import add_arguments
 from tresor.encodings import base64url_decode, base64url_encode, digest_string
@@ -51,12 +53,25 @@ def first_column(number: str, heading: str) -> list[str]:
 
 
 def test_claims() -> None:
-    optional = {"nonce": "absent"}
+    optional = dict.fromkeys(("nonce", "router_attestation", "inference_attestation"), "absent")
     hints = get_type_hints(ReceiptClaims)
     nullable = {name: "yes" if type(None) in get_args(hint) else "no" for name, hint in hints.items()} | optional
     assert {row[0]: row[2] for row in table("3", "Claim")} == nullable
     required = {field.name for field in msgspec.structs.fields(ReceiptClaims) if field.required}
     assert required == nullable.keys() - optional.keys()
+
+
+@pytest.mark.parametrize(("number", "block"), [("3.1", RouterAttestation), ("3.2", InferenceAttestation)])
+def test_blocks(number: str, block: type[msgspec.Struct]) -> None:
+    members = {field.name: "yes" if field.required else "no" for field in msgspec.structs.fields(block)}
+    assert {row[0]: row[1] for row in table(number, "Member")} == members
+
+
+def test_parts_of_an_envelope() -> None:
+    parts = [kind for kind, _ in envelope._MEMBERS.values()]
+    assert set(first_column("3.1", "`type` of a reference")) == {*parts, "collateral", envelope.TRUST_BUNDLE}
+    assert [word for word in re.findall(r"[\w-]+", table("3.1", "Member")[2][2]) if word != "or"] == list(get_args(Tee))
+    assert f"1 to {MAX_EVIDENCE} references" in section("3.1")
 
 
 def test_attempts() -> None:
@@ -84,7 +99,7 @@ def test_members_of_a_key() -> None:
 
 def test_codes() -> None:
     assert {row[0]: row[1] for row in table("8.2", "Code")} == {
-        code: str(int(ExitCode.UNDECIDED if code is ReceiptCode.JWKS_UNAVAILABLE else ExitCode.FAIL))
+        code: {ReceiptCode.JWKS_UNAVAILABLE: "3", ReceiptCode.ROUTER_ATTESTATION_MISSING: "1, 3"}.get(code, "1")
         for code in ReceiptCode
     }
 

@@ -26,13 +26,13 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_customers_are_added_and_listed(config: Path) -> None:
-    assert tresor("customers", "list", "--config", config).out == "NAME  PLAN  ADDED\n"
+    assert tresor("customers", "list", "--config", config).out == "NAME  PLAN  REQUIRES  ADDED\n"
     added = tresor("customers", "add", "Ærø & Søn", "--plan", "small", "--config", config)
     assert (added.exit_code, added.out) == (0, "added customer Ærø & Søn on plan small\n")
     assert tresor("customers", "add", "acme", "--config", config).exit_code == 0
     lines = tresor("customers", "list", "--config", config).out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["NAME", "Ærø & Søn", "acme"]
-    assert re.fullmatch(r"acme +default +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", lines[2])
+    assert re.fullmatch(r"acme +default +- +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", lines[2])
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_name_that_stands_twice_is_refused_at_any_depth(router: Router, alpha:
 
 def test_the_head_for_the_upstream_holds_nothing_of_the_callers(router: Router, alpha: Upstream) -> None:
     answer = router.complete(
-        None,
+        chat("solo"),
         X_Custom="mine",
         Cookie="c=1",
         User_Agent="me/1.0",

@@ -193,7 +193,14 @@ def test_readiness_follows_the_upstream_and_liveness_does_not(start_router: Star
         ready = router.ask("GET", "/readyz")
         assert ready.json == {
             "status": "ready",
-            "checks": {"store": True, "signing_key": True, "upstream": True, "not_draining": True},
+            "checks": {
+                "store": True,
+                "signing_key": True,
+                "attestation": True,
+                "upstream": True,
+                "not_draining": True,
+            },
+            "faults": {},
         }
         port = upstream.port
     wait_until(lambda: not router.is_ready(), "the router notices that the upstream is gone")

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -110,6 +110,9 @@ def tinfoil(
     gpu_text: str | None = None,
     sign: bool = True,
     key: ec.EllipticCurvePrivateKey = _TLS_KEY,
+    nonce: bytes = NONCE,
+    spki: bytes = SPKI,
+    td: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a document of format v3.
 
@@ -121,14 +124,17 @@ def tinfoil(
         gpu_text: JSON text of the member `gpu` in the document, where it is not the one that was hashed.
         sign: with the signature of the TLS key.
         key: the TLS key of certificate and signature.
+        nonce: the challenge.
+        spki: the TLS key that REPORT_DATA covers.
+        td: changes to the domain, as of `quote`.
     """
     hashed = None if gpus is None else json.dumps({"evidences": gpus}, separators=(",", ":"))
-    parts = [SPKI, HPKE_KEY, NONCE]
-    report_data = {"tls_key_fp": SPKI.hex(), "hpke_key": HPKE_KEY.hex(), "nonce": NONCE.hex()}
+    parts = [spki, HPKE_KEY, nonce]
+    report_data = {"tls_key_fp": spki.hex(), "hpke_key": HPKE_KEY.hex(), "nonce": nonce.hex()}
     if hashed is not None:
         parts.append(hashlib.sha256(hashed.encode()).digest())
         report_data["gpu_evidence_hash"] = parts[-1].hex()
-    evidence = quote(hashlib.sha256(b"".join(parts)).digest() if signed is None else signed)
+    evidence = quote(hashlib.sha256(b"".join(parts)).digest() if signed is None else signed, **(td or {}))
     document = {
         "format": "https://tinfoil.sh/predicate/attestation/v3",
         "report_data": report_data | (stated or {}),
@@ -182,17 +188,20 @@ def dstack_node(
     measured: str = COMPOSE,
     gpus: list[dict[str, Any]] | None = None,
     nonce: bytes = NONCE,
+    spki: bytes = SPKI,
+    td: Mapping[str, Any] | None = None,
     **members: Any,
 ) -> dict[str, Any]:
     """Return one attestation of NEAR's form; `members` change it, `...` leaves one out."""
     compose_hash = hashlib.sha256(measured.encode()).digest()
     events, registers = event_log(("app-id", b"app"), ("compose-hash", compose_hash), ("system-ready", b""))
     key = HPKE_KEY if tls else bytes.fromhex(ADDRESS[2:])
-    first = hashlib.sha256(key + SPKI).digest() if tls else key.ljust(32, b"\0")
+    first = hashlib.sha256(key + spki).digest() if tls else key.ljust(32, b"\0")
     evidence = quote(
         first + nonce if signed is None else signed,
         mrconfigid=b"\x01" + compose_hash + bytes(15),
         **{f"rtmr{index}": value for index, value in enumerate(registers)},
+        **(td or {}),
     )
     node = {
         "signing_address": HPKE_KEY.hex() if tls else ADDRESS,
@@ -205,7 +214,7 @@ def dstack_node(
         ),
         "event_log": events,
         "info": {"tcb_info": {"app_compose": compose, "event_log": events}},
-        "tls_cert_fingerprint": SPKI.hex() if tls else ...,
+        "tls_cert_fingerprint": spki.hex() if tls else ...,
         **members,
     }
     return {name: value for name, value in node.items() if value is not ...}
@@ -242,6 +251,7 @@ def aci(
     evidence: dict[str, Any] | None = None,
     stated: dict[str, Any] | None = None,
     members: dict[str, Any] | None = None,
+    td: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a report.
 
@@ -254,6 +264,7 @@ def aci(
         evidence: changes to the evidence.
         stated: changes to `attestation`; of these and of `members`, `...` leaves one out.
         members: changes to the report.
+        td: changes to the domain, as of `quote`.
     """
     bound = aci_keyset() if keyset is None else keyset
     canonical = json.dumps(bound, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -264,6 +275,7 @@ def aci(
     hardware = quote(
         bound_data if signed is None else signed,
         **{f"rtmr{index}": value for index, value in enumerate(registers)},
+        **(td or {}),
     )
     attestation = {
         "tee_type": "tdx",

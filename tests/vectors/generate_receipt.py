@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from receipt_case import SHARED, Case, write_case
+from receipt_cases_attested import attested, evidence
 from receipt_cases_claims import claim_values, contradictions, times
 from receipt_cases_container import container, header
 from receipt_cases_exchange import extensions, ids_and_nonces, requests, responses, several, streams
@@ -36,6 +37,8 @@ def cases() -> list[Case]:
         extensions(),
         streams(),
         several(),
+        attested(),
+        evidence(),
     )
     found = sorted(chain.from_iterable(families), key=lambda case: case.name)
     numbers = [case.name[:3] for case in found]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from receipt_material import AT, JWKS, REQUEST, RESPONSE, STREAM, STREAM_REQUEST
+from receipt_material import AT, JWKS, RELEASE_ROOT, REQUEST, RESPONSE, STREAM, STREAM_REQUEST
 
 __all__ = ["SHARED", "Case", "write_case"]
 
@@ -15,6 +15,7 @@ SHARED: Final = {
     "response.json": RESPONSE,
     "stream-request.json": STREAM_REQUEST,
     "stream-response.sse": STREAM,
+    "release-root.pem": RELEASE_ROOT,
 }
 """Good inputs, written once beside the folders; a folder holds what is its own."""
 
@@ -29,6 +30,7 @@ class Case:
         spec: section of docs/spec/receipt.md that decides.
         expect: `accept`, or the code of the refusal.
         also: further codes that are reported with it.
+        require: hops that must be attested; given with the release root.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Case:
     response: bytes | None = None
     nonce: str | None = None
     at: str = AT
+    require: str | None = None
 
 
 def write_case(case: Case, root: Path) -> None:
@@ -64,6 +67,8 @@ def write_case(case: Case, root: Path) -> None:
         arguments[argument] = name if shared is None else f"../{shared}"
     if case.nonce is not None:
         arguments["nonce"] = case.nonce
+    if case.require is not None:
+        arguments |= {"release_root": "../release-root.pem", "require": case.require}
     manifest: dict[str, Any] = {
         "title": case.title,
         "spec": case.spec,

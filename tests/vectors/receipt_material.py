@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 __all__ = [
     "AT",
@@ -29,6 +31,7 @@ __all__ = [
     "OLD_KEY",
     "OTHER_JTI",
     "P256_N",
+    "RELEASE_ROOT",
     "REQUEST",
     "RESPONSE",
     "ROUTE",
@@ -116,6 +119,13 @@ def jwk(key: ec.EllipticCurvePrivateKey, **members: Any) -> dict[str, Any]:
 def jwks(*keys: object) -> bytes:
     return json_bytes({"keys": list(keys)})
 
+
+_RELEASE_SEED: Final = hashlib.sha256(b"tresor test vectors: the release root; everybody knows it").digest()
+RELEASE_ROOT: Final = (
+    Ed25519PrivateKey.from_private_bytes(_RELEASE_SEED)
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+)
 
 KID: Final = kid_of(KEY)
 JWKS: Final = jwks(jwk(KEY))

@@ -11,7 +11,9 @@ import pytest
 from tresor.cli.verify import main
 from tresor.errors import ReceiptCode, ReceiptError, ReceiptMismatchError
 from tresor.jose.jwk import parse_jwks
+from tresor.receipts.attested import Trust
 from tresor.receipts.verify import parse_receipt, verify_receipt
+from tresor.trust.release_root import parse_public_key
 
 VECTORS = Path(__file__).parent / "receipt"
 
@@ -23,6 +25,8 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: str | None = None
     response: str | None = None
     nonce: str | None = None
+    release_root: str | None = None
+    require: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +66,8 @@ def command_line(name: str) -> list[str]:
         line.append(f"--response={folder / arguments.response}")
     if arguments.nonce is not None:
         line.append(f"--nonce={arguments.nonce}")
+    if arguments.release_root is not None:
+        line += [f"--release-root={folder / arguments.release_root}", f"--require={arguments.require}"]
     return [*line, str(folder / arguments.receipt)]
 
 
@@ -73,6 +79,9 @@ def test_verify_receipt(name: str) -> None:
     def read(file: str | None) -> bytes | None:
         return None if file is None else (folder / file).read_bytes()
 
+    trust = None
+    if (root := read(arguments.release_root)) is not None:
+        trust = Trust(release_root=parse_public_key(root), require=frozenset((arguments.require or "").split(",")))
     first, codes = "accept", list[str]()
     try:
         verify_receipt(
@@ -82,6 +91,7 @@ def test_verify_receipt(name: str) -> None:
             request=read(arguments.request),
             response=read(arguments.response),
             nonce=arguments.nonce,
+            trust=trust,
         )
     except ReceiptMismatchError as error:
         first, codes = error.code, [finding.code for finding in error.findings if finding.code is not None]
@@ -137,7 +147,8 @@ def test_program_itself(name: str) -> None:
 
 
 def test_every_code_has_its_vector() -> None:
-    # A token or an answer of several mebibytes is made where it is tested; no file can be a network.
+    # A token or an answer of several mebibytes is made where it is tested; no file can be a network.  What else a
+    # receipt may be refused for once its evidence is looked at has its vectors with that evidence.
     elsewhere = {ReceiptCode.TOKEN_TOO_LARGE, ReceiptCode.JWKS_UNAVAILABLE}
     assert {code for manifest in MANIFESTS.values() for code in manifest.codes} == set(ReceiptCode) - elsewhere
 

@@ -2,7 +2,7 @@
 
 Evidence without a nonce is that which receipts refer to; it is renewed at half of its life.  Evidence for a nonce is
 made for that one caller: equal questions share one answer, the hardware is asked one question at a time, and a caller
-has only so many a minute.  Implements docs/spec/http-api.md section 9.
+has only so many a minute.  Implements docs/spec/http-api.md section 12.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ from tresor.attestation.results import AttestationResult, Check, failed, undecid
 from tresor.cli.attest_report import AttestReport
 from tresor.cli.bundle_memory import BundleMemory
 from tresor.cli.reporting import ExitCode
-from tresor.cli.verify_input import FetchError, InputError, fetch, read_file, read_release_root
+from tresor.cli.verify_input import FetchError, InputError, bundle_version, fetch, read_file, read_release_root
 from tresor.collateral.endorse import endorser
 from tresor.limits import MAX_TOKEN_BYTES
 from tresor.trust.bundle import TrustBundle, parse_bundle, verify_bundle
@@ -34,7 +34,6 @@ DESCRIPTION: Final = """
 Verify a running router: that genuine hardware vouches for the software the release root allows, for the key of this
 very connection and for the key that signs receipts now.  The output says what was checked and what was not.
 """
-_MAX_VERSION_DIGITS: Final = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-bundle", metavar="FILE", help="trust bundle to use in place of the one it names")
     parser.add_argument("--ca-file", metavar="FILE", help="PEM roots to trust for TLS in place of the system's")
     parser.add_argument(
-        "--min-bundle-version", metavar="N", type=_version, default=0, help="refuse older trust bundles"
+        "--min-bundle-version", metavar="N", type=bundle_version, default=0, help="refuse older trust bundles"
     )
     parser.add_argument("--state", metavar="FILE", help="remember the newest trust bundle here, and refuse older ones")
     parser.add_argument("--offline", action="store_true", help="fetch no endorsements from AMD, Intel or Microsoft")
@@ -132,9 +131,3 @@ def _endorsements(envelope: Envelope) -> Collateral:
         return endorser(None, online=True)(lambda held: needs(evidence, held), collateral_of(envelope))
     except AttestationError:  # which the appraisal meets again, and reports
         return Collateral()
-
-
-def _version(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a version number")
-    return int(text)

@@ -28,6 +28,7 @@ __all__ = [
     "FetchError",
     "Fetched",
     "InputError",
+    "bundle_version",
     "fetch",
     "fetch_key_set",
     "instant",
@@ -41,6 +42,7 @@ _TIMEOUT_S = 10.0
 _DEADLINE_S = 30.0
 """Of the whole fetch; a server that drips bytes is not waited for."""
 _HTTP_OK = 200
+_MAX_VERSION_DIGITS = 15
 
 
 class InputError(TresorError):
@@ -76,6 +78,17 @@ def instant(text: str) -> datetime:
     if parsed.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text!a} does not say its offset from UTC; write Z for none")
     return parsed
+
+
+def bundle_version(text: str) -> int:
+    """Read the version of a trust bundle, for `argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a version number")
+    return int(text)
 
 
 def read_file(path: str, *, max_bytes: int) -> bytes:

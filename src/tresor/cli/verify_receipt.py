@@ -11,6 +11,7 @@ from tresor.cli.receipt_report import ReceiptReport
 from tresor.cli.reporting import ExitCode
 from tresor.cli.verify_input import (
     InputError,
+    bundle_version,
     fetch_key_set,
     instant,
     read_file,
@@ -45,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nonce", metavar="N", help="the X-Tresor-Nonce that was sent, to compare")
     parser.add_argument("--release-root", metavar="FILE", help="public key of whoever releases the router's software")
     parser.add_argument("--trust-bundle", metavar="FILE", help="trust bundle to use in place of the receipt's own")
+    parser.add_argument(
+        "--min-bundle-version", metavar="N", type=bundle_version, help="refuse older trust bundles of the router's"
+    )
     parser.add_argument("--require", metavar="HOPS", type=_hops, help="router, inference: hops that must be attested")
     parser.add_argument("--inference-release-root", metavar="FILE", help="of a Tresor upstream, if not the router's")
     parser.add_argument("--inference-workload", metavar="NAME", default="inference", help="of a Tresor upstream")
@@ -67,7 +71,8 @@ def run(arguments: argparse.Namespace) -> tuple[ExitCode, str]:
     if arguments.ca_file is not None and arguments.jwks_url is None:
         arguments.refuse("argument --ca-file: goes with --jwks-url")
     if arguments.release_root is None:
-        for option in ("trust_bundle", "require", "evidence", "inference_release_root", "inference_policy"):
+        of_trust = ("trust_bundle", "min_bundle_version", "require", "evidence", "inference_release_root")
+        for option in (*of_trust, "inference_policy"):
             if getattr(arguments, option) is not None:
                 arguments.refuse(f"argument --{option.replace('_', '-')}: goes with --release-root")
         if arguments.jwks is None and arguments.jwks_url is None:
@@ -140,6 +145,7 @@ def _read_trust(arguments: argparse.Namespace) -> Trust:
         require=require,
         allow_simulated=arguments.allow_simulated,
         bundle=bundle,
+        min_bundle_version=arguments.min_bundle_version or 0,
         evidence={digest_string(file.data): file.data for file in held},
         collateral=gather(held).collateral,
     )

@@ -31,18 +31,21 @@ def endorser(directory: Path | None, *, online: bool) -> Callable[[Needs, Collat
 
     Args:
         directory: where answers are kept; None keeps nothing.
-        online: whether to ask anybody.
+        online: whether to ask anybody; what is kept is used either way.
 
     Raises:
         OSError: the directory cannot be made.
     """
-    fetcher = Fetcher(cache=None if directory is None else CollateralCache(directory), limits=_LIMITS)
+    cache = None if directory is None else CollateralCache(directory)
+    fetcher, kept = Fetcher(cache=cache, limits=_LIMITS), Fetcher(cache=cache, online=False)
     rests_until = 0.0
 
     def endorse(needs: Needs, collateral: Collateral) -> Collateral:
         nonlocal rests_until
-        if not online or time.monotonic() < rests_until or not needs(collateral):
+        if not needs(collateral):
             return collateral
+        if not online or time.monotonic() < rests_until:
+            return kept.complete(needs, collateral).collateral
         fetched = fetcher.complete(needs, collateral)
         if fetched.failures:
             rests_until = time.monotonic() + _REST_S

@@ -99,7 +99,11 @@ def _check_router(
         detail = f"the receipt refers to {block.tee} evidence; give the release root to have it looked at"
         return Attested(findings, (Omission("attestation", detail),), simulated)
     result = _appraise(block, {**trust.evidence, **evidence}, key, claims.iat, trust)
-    return Attested((*findings, *_findings("router", result)), _omissions("router", result), simulated)
+    not_checked = _omissions("router", result)
+    if trust.bundle is None and trust.min_bundle_version == 0:
+        why = "the trust bundle is the receipt's own: nothing says that it was the newest"
+        not_checked = (*not_checked, Omission("router:rollback", why))
+    return Attested((*findings, *_findings("router", result)), not_checked, simulated)
 
 
 def _check_inference(claims: ReceiptClaims, evidence: Mapping[str, bytes], trust: Trust | None) -> Attested:

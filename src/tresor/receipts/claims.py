@@ -185,6 +185,7 @@ def _check_consistency(claims: ReceiptClaims) -> None:
         (answered or not routed, "routed_model is not a route that answered in the last attempt"),
         (routed or outcome in ("refused", "client_disconnected"), f"outcome is {outcome} and no route answered"),
         (not routed or outcome != "refused", "outcome is refused and a route answered"),
+        (routed or claims.inference_attestation is None, "an upstream is attested, and none answered"),
         (claims.status is not None or outcome == "client_disconnected", f"outcome is {outcome} without a status"),
         (claims.status is not None or silent, "something was sent without a status"),
         (claims.request_digest != _EMPTY_DIGEST, "request_digest is that of nothing"),

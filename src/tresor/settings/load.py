@@ -38,6 +38,18 @@ _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _URL = re.compile(r"(?i:https?)://[^\x00-\x20\x7f-\U0010ffff?#@]+\Z")
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]|\[\.\.\.\]")
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+# What is demanded of an upstream.  The environment may add upstreams, and never change what the file demands of one.
+_DEMANDS = frozenset(
+    {
+        "allow_simulated",
+        "attestation",
+        "attestation_max_age_s",
+        "policy_file",
+        "release_root_file",
+        "trust_bundle_file",
+        "workload",
+    }
+)
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
@@ -123,6 +135,10 @@ def load_settings(
     )
     loaded = LoadedSettings(settings, path.parent, allow_simulated, api_keys)
     where.refuse_first(_contradictions(loaded), settings)
+    for position, upstream in enumerate(settings.upstreams):
+        at: Path_ = ("upstreams", position, "allow_simulated")
+        if upstream.allow_simulated and any(at[: len(steps)] == steps for steps in where.variables):
+            where.refuse(at, "is true: that is written into the file or not at all")
     return loaded
 
 
@@ -153,7 +169,11 @@ def _read(path: Path, environ: Mapping[str, str], shape: type[_Read]) -> tuple[_
         raise SettingsError(f"{path}: nested too deeply") from error
     where = _Places(path, text)
     where.variables = {_steps(name): name for name in environ if name.startswith(_PREFIX) and _JOINT in name}
+    upstreams = tree.get("upstreams")
+    in_file = len(upstreams) if isinstance(upstreams, list) else 0
     for steps, variable in sorted(where.variables.items(), key=lambda item: _in_order(item[0])):
+        if _is_demand(steps, in_file):
+            where.refuse(steps, "is demanded of an upstream in the file: that is changed there or not at all")
         _override(tree, steps, _parse_value(environ[variable]), variable)
     try:
         return msgspec.convert(tree, shape), where
@@ -265,6 +285,13 @@ def _steps(variable: str) -> Path_:
 def _in_order(steps: Path_) -> list[tuple[int, str]]:
     """Sort list positions as numbers, so that a list can be given item by item."""
     return [(step, "") if isinstance(step, int) else (-1, step) for step in steps]
+
+
+def _is_demand(steps: Path_, in_file: int) -> bool:
+    """Whether a variable would change what is demanded of one of the `in_file` upstreams of the file."""
+    if len(steps) < 2 or steps[0] != "upstreams" or not isinstance(steps[1], int) or steps[1] >= in_file:  # noqa: PLR2004
+        return False
+    return len(steps) == 2 or steps[2] in _DEMANDS  # noqa: PLR2004 - the table as a whole
 
 
 def _parse_value(value: str) -> object:

@@ -17,8 +17,8 @@ from tresor.attestation.errors import EvidenceMalformedError
 from tresor.attestation.evidence import Collateral
 from tresor.attestation.folder import File, appraise_folder, gather
 from tresor.attestation.policy import STRICT
-from tresor.attestation.providers.aci import appraise_aci, parse_aci
-from tresor.attestation.providers.answer import Known, ProviderResult
+from tresor.attestation.providers.aci import parse_aci
+from tresor.attestation.providers.answer import Known, ProviderResult, appraise_answer
 from tresor.attestation.recognise import DocumentKind, recognise
 
 ALL: Final = Known(nonce=NONCE, spki_sha256=SPKI)
@@ -150,8 +150,14 @@ CASES: Final = [
 
 
 def appraised(case: Case) -> ProviderResult:
-    return appraise_aci(
-        case.document, known=case.known, collateral=case.collateral, policy=STRICT, anchors=ANCHORS, now=case.now
+    return appraise_answer(
+        parse_aci,
+        case.document,
+        known=case.known,
+        collateral=case.collateral,
+        policy=STRICT,
+        anchors=ANCHORS,
+        now=case.now,
     )
 
 

@@ -22,26 +22,22 @@ import msgspec
 from tresor.attestation.blocks import Hex32
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import EvidenceMalformedError
-from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat
-from tresor.attestation.policy import Policy
+from tresor.attestation.evidence import Evidence, EvidenceFormat
 from tresor.attestation.providers.answer import (
     Bound,
     Half,
     Known,
     Node,
-    ProviderResult,
-    appraise_answer,
     compose_events,
     digest,
     log_bytes,
 )
 from tresor.attestation.recognise import decode_binary
 from tresor.attestation.results import Check, failed, passed
-from tresor.attestation.roots import TrustAnchors
 from tresor.encodings import digest_string, parse_json
 from tresor.errors import EncodingError, JsonError
 
-__all__ = ["appraise_aci", "parse_aci"]
+__all__ = ["parse_aci"]
 
 _VERSION: Final = "aci/1"
 _TDX: Final = "tdx"
@@ -94,21 +90,6 @@ class _Report(msgspec.Struct, frozen=True):
 
 class _Version(msgspec.Struct, frozen=True):
     api_version: str
-
-
-def appraise_aci(
-    document: bytes,
-    *,
-    known: Known,
-    collateral: Collateral,
-    policy: Policy,
-    anchors: TrustAnchors,
-    now: datetime,
-) -> ProviderResult:
-    """Appraise a whole report; arguments as of `appraise_answer`."""
-    return appraise_answer(
-        parse_aci, document, known=known, collateral=collateral, policy=policy, anchors=anchors, now=now
-    )
 
 
 def parse_aci(document: bytes, known: Known) -> tuple[Node, ...]:
