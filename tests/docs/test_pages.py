@@ -140,10 +140,11 @@ def test_headers_of_the_readme_are_understood() -> None:
 
 
 def test_ranks_are_those_of_the_contract() -> None:
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    assert CONTRIBUTING.examples()["ranks"].splitlines() == [
-        layer.replace("tresor.", "") for layer in contract["layers"]
-    ]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for contract, name in zip(contracts, ("ranks", "attestation-ranks"), strict=False):
+        assert CONTRIBUTING.examples()[name].splitlines() == [
+            layer.replace("tresor.", "") for layer in contract["layers"]
+        ]
 
 
 def test_verbs_are_those_of_the_makefile() -> None:

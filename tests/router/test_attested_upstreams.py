@@ -114,7 +114,7 @@ def block_of(claims: ReceiptClaims) -> InferenceAttestation:
 
 
 def codes(report: Mapping[str, Any]) -> set[str]:
-    return {check["code"] for check in report["checks"] if check["code"] is not None}
+    return {code for code in (report["code"], *(check["code"] for check in report["checks"])) if code is not None}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,7 +167,7 @@ def test_both_hops_verify_offline_from_the_one_file(world: World, kind: Kind) ->
     assert world.verify(kind, receipt, f"--at={years_later}")[0] == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["amd", "dstack"])
 def test_evidence_that_is_gone_leaves_it_undecided(world: World, kind: Kind) -> None:
     receipt, claims = world.exchange(kind)
     document = msgspec.json.decode(receipt)
@@ -176,7 +176,7 @@ def test_evidence_that_is_gone_leaves_it_undecided(world: World, kind: Kind) -> 
     assert (code, codes(report)) == (3, {"evidence_missing"})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["simulated", "tinfoil"])
 def test_other_bytes_under_a_digest_are_refused(world: World, kind: Kind) -> None:
     receipt, claims = world.exchange(kind)
     document = msgspec.json.decode(receipt)
@@ -193,7 +193,7 @@ def test_a_release_root_of_somebody_else_is_not_enough(world: World, tmp_path: P
     code, report = world.verify("amd", receipt, f"--inference-release-root={other}")
     assert (code, codes(report)) == (1, {"bundle_signature_invalid"})
     code, report = world.verify(
-        "amd", receipt, root=other, *[f"--inference-release-root={world.network.release_root_file}"]
+        "amd", receipt, f"--inference-release-root={world.network.release_root_file}", root=other
     )
     assert (code, codes(report)) == (1, {"bundle_signature_invalid"})
 
@@ -209,7 +209,7 @@ def test_an_auditor_may_demand_more_than_the_router_did(world: World, tmp_path: 
     receipt, _ = world.exchange("aci")
     assert world.verify("aci", receipt)[0] == 0
     policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY.replace(hashlib.sha384(b"mrtd").hexdigest(), "00" * 48))
+    policy.write_text(f'[tdx]\nskip_mrtd = false\nallowed_mrtds = ["{"00" * 48}"]\n')
     code, report = world.verify("aci", receipt, f"--inference-policy={policy}")
     assert (code, codes(report)) == (1, {"measurement_not_allowed"})
 

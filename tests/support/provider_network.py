@@ -16,7 +16,6 @@ The process reads a command and writes an answer, a JSON object a line each, on 
 
 import contextlib
 import gzip
-import hashlib
 import json
 import os
 import socket
@@ -29,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -44,7 +43,7 @@ from support.fake_amd import fake_amd
 from support.fake_intel import INTEL, qe_identity, tcb_info
 from support.fake_nvidia import GPU, rim_chain
 from support.router import UpstreamEntry
-from support.upstream import Call, Upstream, head, reply, stream
+from support.upstream import Call, Upstream, head, reply
 from support.upstream import _behave as serve_a_model
 from tresor.attestation.evidence import Collateral
 from tresor.attestation.hop import HopAnswer, hop_needs
@@ -84,7 +83,6 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         spki: SHA-256 of the TLS key that the evidence is about in place of the own one.
         hardware: changes to what the hardware signs: fields of AMD's report, or of the body of Intel's quote.
         members: changes to the envelope of a Tresor node.
-        other_machine: the members are true, and the hardware signed them on a machine that the bundle does not name.
         bundle: changes to its trust bundle.
         bundle_of_other_root: whether somebody else signed that.
         workload: what a Tresor node is released as.
@@ -126,6 +124,7 @@ class _Behave(msgspec.Struct, frozen=True, tag="behave"):
 
 class _Received(msgspec.Struct, frozen=True, tag="received"):
     name: str
+    by_key: int | None
 
 
 class _Rotate(msgspec.Struct, frozen=True, tag="rotate"):
@@ -161,7 +160,7 @@ class _Node:
 
     def __init__(self, command: _Open, root: Ed25519PrivateKey) -> None:
         self.behaviour = command.behaviour
-        self.received = bytearray()
+        self.received: list[bytearray] = []
         self._kind = command.kind
         self._folder = Path(command.folder)
         self._root = root
@@ -177,13 +176,14 @@ class _Node:
         if self._ceremony is not None:
             self._ceremony.release()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.sslsocket_class = _tapping(self.received)
         self.load_key()
         self.upstream = Upstream(self._tls)
         self.upstream.script(self._answer)
 
     def load_key(self) -> None:
         """Take the TLS key in the folder, for connections from now on."""
+        self.received.append(bytearray())
+        self._tls.sslsocket_class = _tapping(self.received[-1])
         self._tls.load_cert_chain(self._folder / "tls.pem", self._folder / "tls.key")
         self._spki = spki_of(self._folder / "tls.pem")
 
@@ -298,8 +298,10 @@ def _main(folder: Path) -> None:
                 answer = _Answer(port=node.upstream.port)
             case _Behave(name, behaviour):
                 nodes[name].behaviour = behaviour
-            case _Received(name):
-                answer = _Answer(data=bytes(nodes[name].received), connections=nodes[name].upstream.connections)
+            case _Received(name, by_key):
+                logs = nodes[name].received
+                data = b"".join(logs) if by_key is None else bytes(logs[by_key])
+                answer = _Answer(data=data, connections=nodes[name].upstream.connections)
             case _Rotate(name, drop):
                 nodes[name].load_key()
                 if drop:
@@ -361,14 +363,14 @@ class Provider:
         """Change what it does from now on; what is not named is as it should be."""
         self.network.command(_Behave(self.name, Behaviour(**behaviour)))
 
-    def received(self) -> bytes:
-        """Return every byte that it has received, TLS taken off."""
-        return self.network.command(_Received(self.name)).data
+    def received(self, by_key: int | None = None) -> bytes:
+        """Return every byte that it has received, TLS taken off; of one of its TLS keys, counted from 0, or of all."""
+        return self.network.command(_Received(self.name, by_key)).data
 
     @property
     def connections(self) -> int:
         """How many connections it ever accepted."""
-        return self.network.command(_Received(self.name)).connections
+        return self.network.command(_Received(self.name, None)).connections
 
     def rotate(self, *, drop: bool = True) -> None:
         """Give it another TLS key behind the same port; with `drop`, its open connections end."""
@@ -499,7 +501,7 @@ class Balancer:
         self.passed: list[int] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> "Balancer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

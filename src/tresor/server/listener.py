@@ -64,7 +64,8 @@ def server_tls_context(certificate_file: str, key_file: str) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.keylog_filename = None  # of SSLKEYLOGFILE
+    # SSLKEYLOGFILE, whoever sets it, would open every prompt to a reader.
+    context.keylog_filename = None  # type: ignore[assignment]  # None is its default
     context.load_cert_chain(certificate_file, key_file)
     context.set_alpn_protocols(["http/1.1"])
     return context

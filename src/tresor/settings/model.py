@@ -163,6 +163,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Of kind `tresor`: name of its workload: `inference`, or `router` for another router."""
     allow_simulated: bool = False
     """Of kind `tresor`: take evidence behind which there is no hardware; it proves nothing and says so."""
+    attestation_with_api_key: bool = False
+    """Send the upstream's key with the question for evidence too: some providers demand it before they answer."""
     attestation_max_age_s: Seconds = 600.0
     """How long its evidence counts; it is renewed at half of that."""
     api_key_env: str | None = None

@@ -86,18 +86,20 @@ class UpstreamPool:
         self._tls = ssl.create_default_context(cafile=ca_file) if url.scheme == "https" else None
         if self._tls is not None:
             self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._tls.keylog_filename = None  # SSLKEYLOGFILE, whoever sets it, would open every prompt to a reader
+            # SSLKEYLOGFILE, whoever sets it, would open every prompt to a reader.
+            self._tls.keylog_filename = None  # type: ignore[assignment]  # None is its default
             self._tls.set_alpn_protocols(["http/1.1"])
         self._idle: deque[UpstreamConnection] = deque()
         self._loop = asyncio.get_running_loop()
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = host if url.port is None else f"{host}:{url.port}"
-        self._origin_headers = f"Host: {authority}\r\nUser-Agent: tresor/{__version__}\r\nAccept-Encoding: identity\r\n"
+        origin_headers = f"Host: {authority}\r\nUser-Agent: tresor/{__version__}\r\nAccept-Encoding: identity\r\n"
         credentials = "" if api_key is None else f"Authorization: Bearer {api_key.reveal()}\r\n"
         self._common_headers = (
-            f"{self._origin_headers}{credentials}"
+            f"{origin_headers}{credentials}"
             f"{'' if settings.keep_alive else 'Connection: close' + chr(13) + chr(10)}"
         )
+        self._question_headers = origin_headers + (credentials if settings.attestation_with_api_key else "")
         self.reachable = True
         self.health = UpstreamHealth()
         self.gate = ConcurrencyGate(
@@ -239,7 +241,7 @@ class UpstreamPool:
         return AttestedChannel(self.settings.provider, asking, on_change=self._drop_idle)
 
     async def _get(self, targets: tuple[str, ...]) -> tuple[bytes, tuple[bytes, ...]]:
-        """Fetch paths of the upstream's origin over one new connection, without its key; see `Asking.get`."""
+        """Fetch paths of the upstream's origin over one new connection; see `Asking.get`."""
         connection = await self._connect(self._loop.time() + self.settings.connect_timeout_s)
         spki, bodies = connection.peer_spki_sha256, []
         try:
@@ -247,7 +249,7 @@ class UpstreamPool:
                 raise UpstreamError("tls_failed", "the connection has no TLS, so nothing can be bound to it")
             connection.deadline = self._loop.time() + _ASK_TIMEOUT_S
             for target in targets:
-                connection.send(f"GET {target} HTTP/1.1\r\n{self._origin_headers}\r\n".encode("latin-1"), b"")
+                connection.send(f"GET {target} HTTP/1.1\r\n{self._question_headers}\r\n".encode("latin-1"), b"")
                 head = await connection.read_head()
                 if head.status != _OK:
                     path = target.partition("?")[0]
