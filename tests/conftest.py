@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import pytest
 
 from support.certificates import Tls, make_tls
-from support.router import Router, UpstreamEntry, new_state, running_router
+from support.router import LAST, Router, UpstreamEntry, chat, new_state, running_router, wait_until
 from support.upstream import Upstream
+from tresor.routing.health import BreakerPolicy
 
 ALPHA_KEY = "alpha-secret-5f1d"
 
@@ -66,7 +67,7 @@ def _router(tmp_path_factory: pytest.TempPathFactory, tls: Tls, _alpha: Upstream
     }
     entries = [
         UpstreamEntry(_alpha, "alpha", "eu", at_alpha, {"api_key_env": "ALPHA_KEY"}),
-        UpstreamEntry(_beta, "beta", "us", {"m": "beta-m"}),
+        UpstreamEntry(_beta, "beta", "us", {"m": "beta-m"}, LAST),
     ]
     folder = tmp_path_factory.mktemp("router")
     with running_router(folder, entries, tls=tls, environment={"ALPHA_KEY": ALPHA_KEY}) as router:
@@ -77,6 +78,23 @@ def _router(tmp_path_factory: pytest.TempPathFactory, tls: Tls, _alpha: Upstream
 def router(_router: Router, alpha: Upstream, beta: Upstream) -> Router:
     """The router of this test process; both upstreams are fresh."""
     return _router
+
+
+@pytest.fixture
+def steady_router(router: Router, alpha: Upstream, beta: Upstream) -> Router:
+    """The same, and its circuit breakers hold nothing against either upstream, whatever earlier tests did to them."""
+    with router.connect() as wire:
+        for mine, other in (("eu/alpha/m", "us/beta/m"), ("us/beta/m", "eu/alpha/m")):
+
+            def serves(body: bytes = chat(mine, failover=[other])) -> bool:
+                answer = wire.ask("POST", "/v1/chat/completions", key=router.key, body=body)
+                return answer.json["tresor"]["failover"] is False
+
+            wait_until(serves, f"{mine} rests no more")
+            assert all(serves() for _ in range(BreakerPolicy().window))
+    alpha.reset()
+    beta.reset()
+    return router
 
 
 @pytest.fixture(scope="session")

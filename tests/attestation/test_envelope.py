@@ -107,7 +107,7 @@ def test_any_bytes_are_an_envelope_or_our_error(data: bytes) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
-    value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=70), lambda s: st.lists(s)),
+    value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=70), st.lists),
 )
 def test_any_member_is_taken_or_refused_as_ours(members: dict[str, Any], data: st.DataObject, value: object) -> None:
     name = data.draw(st.sampled_from([*members, "tdx_quote_b64", "hcl_report_b64", "tpm_quote_b64", "collateral"]))
@@ -206,5 +206,3 @@ def test_endorsements_by_their_kind(members: dict[str, Any]) -> None:
     none = collateral_of(envelope(members, vcek_chain_pem=...))
     assert none == Collateral()
     assert {kind.value for kind in CollateralKind} >= {"application/pkix-crl", "application/rim+xml"}
-
-

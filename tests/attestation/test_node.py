@@ -311,7 +311,13 @@ def test_hardware_of_another_amd(amd: World) -> None:
     forger = AmdHost(other, chip)
     ceremony = amd.ceremony
     forged = Ceremony(
-        ceremony.folder, "router", forger.report, ceremony.bundle_members, "sev-snp", ceremony.root, ceremony.manifest_key
+        ceremony.folder,
+        "router",
+        forger.report,
+        ceremony.bundle_members,
+        "sev-snp",
+        ceremony.root,
+        ceremony.manifest_key,
     )
     result = World(forged, forger).appraise()
     assert result.outcome == "rejected"

@@ -305,9 +305,7 @@ def test_bundles_never_go_back(simulated: Node, attest: Attest, tmp_path: Path) 
     assert attest(simulated, "--min-bundle-version=2").failed == []
 
 
-def test_a_bundle_counts_once_it_was_seen_whatever_the_node_is(
-    simulated: Node, attest: Attest, tmp_path: Path
-) -> None:
+def test_a_bundle_counts_once_it_was_seen_whatever_the_node_is(simulated: Node, attest: Attest, tmp_path: Path) -> None:
     """Else whoever is refused under the new bundle asks again under the old one."""
     state = tmp_path / "state.json"
     ceremony = simulated.ceremony

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pages import ROOT, Page, source_files
 
 from support.certificates import Tls
@@ -34,9 +35,9 @@ from support.upstream import (
 from support.wire import Answer
 from tresor.accounts import rate_limits
 from tresor.accounts.api_keys import FRESH_S, STALE_S
-from tresor.app import application, attesting, exchange, resources, worker
+from tresor.app import application, attesting, exchange, ledger, resources, worker
 from tresor.app.options import CLAIM_NAMES
-from tresor.errors import RequestError, UpstreamError, type_of_status
+from tresor.errors import FailedAttempt, RequestError, UpstreamError, type_of_status
 from tresor.http1.sweeper import Sweeper
 from tresor.limits import Limits
 from tresor.receipts.recorder import StreamPhase, StreamRecorder, splice_answer
@@ -44,6 +45,8 @@ from tresor.routing.catalogue import ModelEntry
 from tresor.server import connection
 from tresor.settings.load import Secret
 from tresor.settings.model import IdentitySettings, ModelSettings, UpstreamSettings
+from tresor.trust.jwk import TrustKey
+from tresor.trust.release_root import encode_public_jwk
 from tresor.upstreams.pool import UpstreamPool
 from tresor.wire import inference, transcription
 from tresor.wire.envelope import encode_envelope, encode_stream_error
@@ -131,6 +134,10 @@ def test_errors_are_those_of_the_code() -> None:
 def test_the_envelope() -> None:
     error = RequestError(400, "missing_field", "messages is missing", param="messages")
     assert encode_envelope(error, "req_5f1d0c7a9b3e0").decode() == EXAMPLES["envelope"]
+    tried = FailedAttempt("eu/vllm/gpt-oss-120b", "upstream_status", 500)
+    message = "no upstream gave a usable answer; routes tried: 1, upstream_status"
+    error = RequestError(502, "upstream_error", message, attempts=(tried,))
+    assert encode_envelope(error, "req_5f1d0c7a9b3e0").decode() == EXAMPLES["envelope-attempts"]
 
 
 def test_an_exchange_begins_behind_the_checks_in_their_order(router: Router, alpha: Upstream) -> None:
@@ -265,7 +272,7 @@ def test_an_answer() -> None:
     assert usage.total_tokens == 14
     members = msgspec.json.decode(extension())
     assert [bare(row[0]) for row in SPEC.table("Member of `tresor`")] == list(members)
-    assert tuple(members) == exchange._Extension.__struct_fields__
+    assert tuple(members) == ledger._Extension.__struct_fields__
 
 
 def recorder(*, pass_usage: bool) -> StreamRecorder:
@@ -336,6 +343,19 @@ BEGUN: dict[str, list[Script]] = {
 }
 
 
+OUT_OF_REACH: dict[str, str] = {
+    "cannot be connected to": "nobody",
+    "fails the TLS handshake": "untrusted",
+    "cannot prove what it must (section 4.1), or not in time": "unproven",
+}
+# These take more than a script: tests/router/test_attested_faults.py and test_routing.py.
+ELSEWHERE: set[str] = {
+    "serves as many requests as it may, and none ends in time",
+    "ends TLS with another key than the attested one",
+}
+_FIRSTS = 48
+
+
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[tuple[Upstream, Upstream]]:
     with Upstream() as first, Upstream() as second:
@@ -344,19 +364,37 @@ def upstreams() -> Iterator[tuple[Upstream, Upstream]]:
 
 @pytest.fixture(scope="module")
 def hasty(upstreams: tuple[Upstream, Upstream], tmp_path_factory: pytest.TempPathFactory, tls: Tls) -> Iterator[Router]:
-    """A router that waits for nobody; `m` is at both upstreams, `only` at the first, and two more are out of reach."""
+    """A router that waits for nobody.
+
+    The first upstream stands in the catalogue many times, for one that has failed a few times is left to rest (section
+    4.7).  Two more are out of reach, and one does not prove what it must.
+    """
     waits = {"first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3}
     first, second = upstreams
+    root = tmp_path_factory.mktemp("root") / "release-root.jwk"
+    root.write_bytes(encode_public_jwk(TrustKey.of(Ed25519PrivateKey.generate().public_key())))
+    unproven = {"attestation": "tresor", "release_root_file": str(root), "ca_file": str(tls.ca_file)}
     with Upstream(tls.server_context()) as untrusted:
         entries = [
-            UpstreamEntry(first, "first", models={"m": "m", "only": "m"}, settings=waits),
+            *(UpstreamEntry(first, f"first-{n}", models={f"m-{n}": "m"}, settings=waits) for n in range(_FIRSTS)),
             UpstreamEntry(second, "second", models={"m": "m"}, settings=waits),
+            UpstreamEntry(untrusted, "unproven", models={"unproven": "m"}, settings=unproven),
             UpstreamEntry("http://127.0.0.1:9/v1", "nobody", models={"nobody": "m"}),
             UpstreamEntry(untrusted, "untrusted", models={"untrusted": "m"}),
         ]
         limits = {"max_event_bytes": 2048, "default_timeout_s": 0.3}
         with running_router(tmp_path_factory.mktemp("hasty"), entries, settings={"limits": limits}) as router:
             yield router
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[str]:
+    """Keys of models at the first upstream; each stands for a route that has never failed."""
+    return (f"m-{n}" for n in range(_FIRSTS))
+
+
+def with_failover(key: str, **members: Any) -> bytes:
+    return chat(key, failover=["eu/second/m"], **members)
 
 
 def code_in(cell: str) -> str:
@@ -383,36 +421,39 @@ def test_every_way_to_end_is_tried() -> None:
             ("What happens",),
         )
     )
-    assert {row[0] for row in before} == {*BEFORE, "cannot be connected to", "fails the TLS handshake"}
+    assert {row[0] for row in before} == {*BEFORE, *OUT_OF_REACH, *ELSEWHERE}
     assert {row[0] for row in begun} == set(BEGUN)
 
 
 @pytest.mark.parametrize("row", next(SPEC.tables("The upstream", number="4.6")), ids=lambda row: row[0])
-def test_an_attempt_that_has_not_begun(hasty: Router, upstreams: tuple[Upstream, Upstream], row: list[str]) -> None:
+def test_an_attempt_that_has_not_begun(
+    hasty: Router, upstreams: tuple[Upstream, Upstream], fresh: Iterator[str], row: list[str]
+) -> None:
     first, second = upstreams
-    if (
-        unreachable := {"cannot be connected to": "nobody", "fails the TLS handshake": "untrusted"}.get(row[0])
-    ) is not None:
+    if (unreachable := OUT_OF_REACH.get(row[0])) is not None:
         refused(hasty, hasty.complete(chat(unreachable)), row)
         return
-    for script, streamed in BEFORE[row[0]]:
+    for script, streamed in BEFORE.get(row[0], []):
         first.reset()
         second.reset()
         first.script(script)
-        refused(hasty, hasty.complete(chat("only", stream=streamed)), row)
+        key = next(fresh)
+        refused(hasty, hasty.complete(chat(key, stream=streamed)), row)
         if bare(row[2]) != "timeout" or streamed:  # else the budget of all attempts is used up
-            answer = hasty.complete(chat("m", stream=streamed))
+            answer = hasty.complete(with_failover(key, stream=streamed))
             claims = hasty.verify(answer.receipt_id, response=answer.body).claims
             assert [attempt.reason for attempt in claims.attempts] == [bare(row[2]), None]
             assert (claims.outcome, claims.routed_model, claims.failover) == ("complete", "eu/second/m", True)
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 409, 413, 415, 422])
-def test_an_upstream_that_refuses_the_request(hasty: Router, upstreams: tuple[Upstream, Upstream], status: int) -> None:
+def test_an_upstream_that_refuses_the_request(
+    hasty: Router, upstreams: tuple[Upstream, Upstream], fresh: Iterator[str], status: int
+) -> None:
     first, second = upstreams
     second.reset()
     first.script(reply_error(status, "too long by half"))
-    answer = hasty.complete(chat("m"))
+    answer = hasty.complete(with_failover(next(fresh)))
     row = list(SPEC.tables("The upstream", number="4.6"))[1][0]
     assert (answer.status, answer.error["code"]) == (status, code_in(row[1]))
     assert answer.error["message"] == "too long by half"
@@ -422,12 +463,14 @@ def test_an_upstream_that_refuses_the_request(hasty: Router, upstreams: tuple[Up
 
 
 @pytest.mark.parametrize("row", list(SPEC.tables("The upstream", number="4.6"))[2], ids=lambda row: row[0])
-def test_a_stream_that_has_begun(hasty: Router, upstreams: tuple[Upstream, Upstream], row: list[str]) -> None:
+def test_a_stream_that_has_begun(
+    hasty: Router, upstreams: tuple[Upstream, Upstream], fresh: Iterator[str], row: list[str]
+) -> None:
     first, second = upstreams
     for script in BEGUN[row[0]]:
         second.reset()
         first.script(script)
-        answer = hasty.complete(chat("m", stream=True))
+        answer = hasty.complete(with_failover(next(fresh), stream=True))
         assert answer.status == 200
         assert answer.body.startswith(chunk())
         assert answer.body.endswith(DONE) == (bare(row[2]) == "complete")

@@ -31,7 +31,9 @@ def test_members_of_the_envelope() -> None:
 def test_checks_and_their_codes() -> None:
     source = (ROOT / "src" / "tresor" / "attestation" / "node.py").read_text()
     named = {name for row in SPEC.table("Check", "Codes", number="6.4") for name in re.findall(r"`(\w+)`", row[0])}
-    made = set(re.findall(r'(?:passed|failed)\("(\w+)"', source)) | set(re.findall(r'^        \("(\w+)", demands', source, re.M))
+    made = set(re.findall(r'(?:passed|failed)\("(\w+)"', source)) | set(
+        re.findall(r'^        \("(\w+)", demands', source, re.MULTILINE)
+    )
     assert made - {"evidence", "binding"} <= named
     assert named <= made | {"envelope", "trust_bundle"}
     codes = {c for row in SPEC.table("Check", "Codes", number="6.4") for c in re.findall(r"`(\w+)`", row[1])}

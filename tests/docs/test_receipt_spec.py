@@ -11,7 +11,7 @@ import pytest
 
 from tresor.attestation import envelope
 from tresor.attestation.blocks import MAX_EVIDENCE, InferenceAttestation, RouterAttestation, Tee
-from tresor.cli.receipt_report import ExitCode
+from tresor.cli.reporting import ExitCode
 from tresor.cli.verify_receipt import add_arguments
 from tresor.encodings import base64url_decode, base64url_encode, digest_string
 from tresor.errors import AttemptReason, ReceiptCode

@@ -4,6 +4,7 @@ No bit of a token is without meaning: base64url has one spelling, and the signat
 """
 
 from collections.abc import Iterator
+from enum import StrEnum
 from datetime import datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ EXPECTED = {
 }
 
 
-def refusal(token: bytes) -> ReceiptCode | None:
+def refusal(token: bytes) -> StrEnum | None:
     try:
         verify_receipt(parse_receipt(token), KEYS, now=NOW)
     except ReceiptError as error:

@@ -228,10 +228,10 @@ def test_evidence_that_was_taken_away_leaves_it_open(attested: Router, ceremony:
     assert verify(tmp_path, document["receipt"].encode(), ceremony)[0] == 3
     types = {digest: item["media_type"] for digest, item in document["evidence"].items()}
     assert len(types) == 4  # report, chain, manifest, bundle
-    for digest in types:
+    for digest, media_type in types.items():
         left = {d: item for d, item in document["evidence"].items() if d != digest}
         code, report = verify(tmp_path, msgspec.json.encode({**document, "evidence": left}), ceremony)
-        assert (code, report["result"]) == (3, "undecided"), types[digest]
+        assert (code, report["result"]) == (3, "undecided"), media_type
     folder = tmp_path / "evidence"
     folder.mkdir()
     for number, item in enumerate(document["evidence"].values()):
@@ -413,9 +413,7 @@ def test_a_rotation_makes_key_and_evidence_together(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_evidence_is_renewed_under_load(
-    start: StartAttested, ceremony: Ceremony, tmp_path: Path, workers: int
-) -> None:
+def test_evidence_is_renewed_under_load(start: StartAttested, ceremony: Ceremony, tmp_path: Path, workers: int) -> None:
     router = start(workers=workers, max_age_seconds=4)
     receipt_ids: list[str] = []
     stop = threading.Event()
@@ -501,7 +499,7 @@ def test_workers_that_are_killed_lose_no_evidence(start: StartAttested, ceremony
 
 def test_a_new_trust_bundle_is_taken_up(start: StartAttested, tmp_path: Path, tls: Tls, alpha: Upstream) -> None:
     own = simulated_ceremony(tmp_path)
-    settings = {k: str(v) for k, v in own.identity().items() if k.endswith("_file")}
+    settings: dict[str, Any] = {name: file for name, file in own.identity().items() if name.endswith("_file")}
     router = start(max_age_seconds=2, **settings)
     first = claims_of(router.receipt(router.complete().receipt_id)).router_attestation
     assert first is not None
@@ -561,9 +559,7 @@ def test_settings_that_are_refused(
     tmp_path: Path, ceremony: Ceremony, tls: Tls, change: dict[str, Any], message: str
 ) -> None:
     identity = ceremony.identity() | change
-    config = write_config(
-        tmp_path, [UpstreamEntry("http://127.0.0.1:1/v1")], tls=tls, settings={"identity": identity}
-    )
+    config = write_config(tmp_path, [UpstreamEntry("http://127.0.0.1:1/v1")], tls=tls, settings={"identity": identity})
     done = tresor("config", "check", "--config", config)
     assert done.exit_code == 1
     assert message in done.err

@@ -1,7 +1,8 @@
-"""`tresor demo`: a real model behind the router, the lines it prints, and what it leaves behind when it ends."""
+"""`tresor demo`: a real model behind a sidecar and the router, the lines it prints, and what it leaves behind when it ends."""
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -139,7 +140,7 @@ def test_the_model_streams_through_the_router(demo: Demo) -> None:
 def test_the_printed_lines_work_when_pasted(demo: Demo) -> None:
     """Everything below the greeting is for a shell: ask, fetch, verify; then ask with the SDK, and verify that."""
     lines = demo.printed.partition("In a second terminal, in this folder:\n")[2]
-    verify = "#" + lines.partition("# 3.")[2].partition("\n# Or")[0]
+    verify = "#" + lines.partition("# 3.")[2].partition("\n# 4.")[0]
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"{lines}\n{verify}"],
         cwd=demo.folder.parent,
@@ -149,21 +150,23 @@ def test_the_printed_lines_work_when_pasted(demo: Demo) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("PASS", "FAIL"))] == [
-        "PASS",
-        "PASS",
-    ]
+    verdicts = [line for line in done.stdout.splitlines() if line.startswith(("PASS", "FAIL"))]
+    assert verdicts == ["PASS  SIMULATED"] * 3  # a receipt, the router, and the SDK's receipt
+    for hop in ("router", "inference"):
+        assert len(re.findall(rf"^  ok    {hop}_tee +SIMULATED, simulated, as demanded$", done.stdout, re.M)) == 2
     assert '"tresor":{"receipt_id"' in done.stdout
     assert done.stderr == ""
 
 
-def test_one_changed_byte_fails(demo: Demo) -> None:
+def test_one_changed_byte_fails_and_so_does_simulated_evidence_that_nobody_asked_for(demo: Demo) -> None:
     test_the_printed_lines_work_when_pasted(demo)
     response = demo.folder / "response.json"
+    hops = ["--release-root", demo.folder / "release-root.jwk", "--require", "router,inference"]
+    files = ["--response", response, demo.folder / "receipt.json"]
+    real = tresor("receipt", *hops, *files, module="verify")
+    assert (real.exit_code, real.out.splitlines()[0]) == (1, "FAIL  simulated_not_allowed, simulated_not_allowed")
     response.write_bytes(response.read_bytes().replace(b"assistant", b"assistanT"))
-    url = demo.facts["base_url"].removesuffix("/v1") + "/.well-known/jwks.json"
-    keys = ["--ca-file", str(demo.folder / "ca.pem"), "--jwks-url", url]
-    done = tresor("receipt", *keys, "--response", response, demo.folder / "receipt.json", module="verify")
+    done = tresor("receipt", *hops, "--allow-simulated", *files, module="verify")
     assert (done.exit_code, done.out.splitlines()[0]) == (1, "FAIL  response_digest_mismatch")
 
 
@@ -183,7 +186,7 @@ def test_a_second_start_finds_everything_again_and_ctrl_c_leaves_nothing_running
         with sdk(second.facts) as client:
             assert client.get(f"/receipts/{receipt_id}", cast_to=dict[str, str])["id"] == receipt_id
         family = second.family()
-        assert len(family) == 3  # the model, the supervisor, its worker
+        assert len(family) == 4  # the model, the sidecar, the supervisor, its worker
         second.end(signal.SIGKILL)
         assert psutil.wait_procs(family, 20)[1] == []
 
@@ -200,13 +203,16 @@ def test_ctrl_c_in_the_middle_of_an_answer_leaves_nothing_running(tmp_path: Path
         assert psutil.wait_procs(family, 0)[1] == []
 
 
-def test_the_demo_ends_with_the_model(demo: Demo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("argument", "name"), [("tresor.demo.model", "the language model"), ("sidecar", "the sidecar")]
+)
+def test_the_demo_ends_with_any_of_its_processes(tmp_path: Path, argument: str, name: str) -> None:
     with running_demo(tmp_path / "state", free_port()) as other:
-        (model,) = [process for process in other.family() if "tresor.demo.model" in process.cmdline()]
         family = other.family()
-        model.kill()
+        (process,) = [process for process in family if argument in process.cmdline()]
+        process.kill()
         assert other.process.wait(60) == 1
-        assert other.printed.endswith("tresor: the language model ended by itself with exit code -9\n")
+        assert other.printed.endswith(f"tresor: {name} ended by itself with exit code -9\n")
         assert psutil.wait_procs(family, 0)[1] == []
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from conftest import StartRouter
-from support.router import ORIGIN, Router, UpstreamEntry, chat
+from support.router import LAST, ORIGIN, Router, UpstreamEntry, chat
 from support.upstream import Upstream, completion, hang_up, reply, reply_error
 from tresor.encodings import base64url_decode
 
@@ -50,10 +50,10 @@ def test_the_requested_route_is_normalised(router: Router, model: str, members: 
     assert answer.json["tresor"]["requested_route"] == requested
 
 
-def test_every_try_is_told(router: Router, alpha: Upstream, beta: Upstream) -> None:
+def test_every_try_is_told(steady_router: Router, alpha: Upstream, beta: Upstream) -> None:
     alpha.script(reply_error(503))
-    answer = router.complete(chat("m"))
-    claims = router.verify(answer.receipt_id, response=answer.body).claims
+    answer = steady_router.complete(chat("m"))
+    claims = steady_router.verify(answer.receipt_id, response=answer.body).claims
     assert (claims.routed_model, claims.failover) == ("us/beta/m", True)
     first, second = claims.attempts
     assert (first.route, first.outcome, first.reason, first.status, first.prompt_sent) == (
@@ -79,7 +79,7 @@ def test_every_try_is_told(router: Router, alpha: Upstream, beta: Upstream) -> N
 def test_a_prompt_that_never_left_is_told(start_router: StartRouter, beta: Upstream) -> None:
     with Upstream() as gone:
         base_url = gone.base_url
-    router = start_router([UpstreamEntry(base_url), UpstreamEntry(beta, "beta", "us")])
+    router = start_router([UpstreamEntry(base_url), UpstreamEntry(beta, "beta", "us", settings=LAST)])
     claims = router.verify(router.complete().receipt_id).claims
     assert [(a.reason, a.prompt_sent, a.status) for a in claims.attempts] == [
         ("connect_failed", False, None),
@@ -87,12 +87,12 @@ def test_a_prompt_that_never_left_is_told(start_router: StartRouter, beta: Upstr
     ]
 
 
-def test_a_refusal_after_all_tries_is_told(router: Router, alpha: Upstream, beta: Upstream) -> None:
+def test_a_refusal_after_all_tries_is_told(steady_router: Router, alpha: Upstream, beta: Upstream) -> None:
     alpha.script(hang_up())
     beta.script(reply(b"no json"))
-    answer = router.complete(chat("m"))
+    answer = steady_router.complete(chat("m"))
     assert (answer.status, answer.error["code"]) == (502, "upstream_error")
-    claims = router.verify(answer.receipt_id, request=chat("m"), response=answer.body).claims
+    claims = steady_router.verify(answer.receipt_id, request=chat("m"), response=answer.body).claims
     assert (claims.outcome, claims.status, claims.routed_model, claims.failover) == ("refused", 502, None, False)
     assert [(a.outcome, a.reason) for a in claims.attempts] == [
         ("failed", "connection_lost"),

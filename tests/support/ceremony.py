@@ -63,7 +63,7 @@ def spki_of(certificate_file: Path) -> bytes:
 def report_data_of(spki_sha256: bytes, tag: bytes, receipt_key: ec.EllipticCurvePublicKey, nonce: bytes = b"") -> bytes:
     """Return REPORT_DATA as contract section 6 has it."""
     jwk = public_jwk(receipt_key)
-    members = '{"crv":"P-256","kty":"EC","x":"%s","y":"%s"}' % (jwk.x, jwk.y)
+    members = f'{{"crv":"P-256","kty":"EC","x":"{jwk.x}","y":"{jwk.y}"}}'
     thumbprint = hashlib.sha256(members.encode()).digest()
     channel = hashlib.sha256(spki_sha256 + tag).digest()
     return channel + hashlib.sha256(b"tresor.receipt-key/v1\0" + thumbprint + nonce).digest()
@@ -200,7 +200,7 @@ class Ceremony:
                 `receipt_key`, `nonce`.
             changes: to the members.
         """
-        bound = {"spki_sha256": spki_sha256, "tag": self.tag, "receipt_key": receipt_key, "nonce": nonce}
+        bound: dict[str, Any] = {"spki_sha256": spki_sha256, "tag": self.tag, "receipt_key": receipt_key, "nonce": nonce}
         report, certificates = self.report(report_data_of(**bound | dict(signed or {})))
         jwk = public_jwk(receipt_key)
         envelope = {

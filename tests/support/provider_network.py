@@ -18,6 +18,7 @@ import contextlib
 import gzip
 import json
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -513,21 +514,23 @@ class Balancer:
         while True:
             try:
                 caller, _ = self._listener.accept()
-                port = self._choose()
-                backend = socket.create_connection(("127.0.0.1", port))
             except OSError:
                 return
+            port = self._choose()
             self.passed.append(port)
-            for one, other in ((caller, backend), (backend, caller)):
-                threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+            threading.Thread(target=_pass_on, args=(caller, port), daemon=True).start()
 
 
-def _pump(one: socket.socket, other: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := one.recv(1 << 16):
-            other.sendall(data)
-    with contextlib.suppress(OSError):
-        other.shutdown(socket.SHUT_WR)
+def _pass_on(caller: socket.socket, port: int) -> None:
+    """Pass bytes both ways until one side ends."""
+    with caller, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as backend:
+        other = {caller: backend, backend: caller}
+        while True:
+            for ready in select.select([caller, backend], [], [])[0]:
+                data = ready.recv(1 << 16)
+                if not data:
+                    return
+                other[ready].sendall(data)
 
 
 def _pem(issued: Any) -> str:

@@ -28,6 +28,7 @@ from tresor.receipts.claims import ReceiptClaims
 from tresor.receipts.verify import VerifiedReceipt, parse_receipt, verify_receipt, verify_signature
 
 __all__ = [
+    "LAST",
     "ORIGIN",
     "Completed",
     "Router",
@@ -42,6 +43,8 @@ __all__ = [
 
 ORIGIN: Final = "https://router.test"
 """`iss` of every receipt, whatever port the router got."""
+LAST: Final[Mapping[str, Any]] = {"weight": 1e-9}
+"""Settings of an upstream that is never the first choice while others are as good."""
 _START_S: Final = 30.0
 _LISTENING = re.compile(r"tresor: listening on \S+ \((\S+) port (\d+)\)\n")
 

@@ -1,7 +1,7 @@
 """Receipt vectors 950 to 999: the attestation blocks of receipts, and the evidence beside them."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from receipt_case import Case
@@ -84,6 +84,23 @@ def _case(name: str, title: str, expect: str = "accept", spec: str = "3.1", **ar
     return Case(name=name, title=title, spec=spec, expect=expect, receipt=token_of(**arguments), at=at, **rest)
 
 
+_WRONG_BLOCKS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    ("schema-unknown", "another schema", {"schema": "tresor.attestation/v2"}),
+    ("time-none", "an instant that does not exist", {"issued_at": "2026-02-30T12:00:00Z"}),
+    ("time-not-utc", "an instant without Z", {"issued_at": "2026-03-01T11:55:00+00:00"}),
+    ("time-beyond-reckoning", "an instant of which none is later", {"issued_at": "9999-12-31T23:59:59Z"}),
+    ("evidence-empty", "no evidence", {"evidence": []}),
+    ("evidence-digest-malformed", "evidence without a digest", {"evidence": [{**_REFERENCE, "digest": "00"}]}),
+    ("tee-unknown", "a TEE that is none", {"tee": "none"}),
+    ("key-missing", "no key", {"receipt_key": ...}),
+    (
+        "key-of-another-curve",
+        "a key of another curve",
+        {"receipt_key": {**_router()["receipt_key"], "crv": "P-384"}},
+    ),
+)
+
+
 def attested() -> Iterator[Case]:
     """Yield the cases."""
     yield _case("950-router-attested", "A block about the key that signed", router_attestation=_router())
@@ -161,24 +178,7 @@ def attested() -> Iterator[Case]:
         require="router,inference",
         also=("inference_attestation_missing",),
     )
-    for number, (name, title, change) in enumerate(
-        (
-            ("schema-unknown", "another schema", {"schema": "tresor.attestation/v2"}),
-            ("time-none", "an instant that does not exist", {"issued_at": "2026-02-30T12:00:00Z"}),
-            ("time-not-utc", "an instant without Z", {"issued_at": "2026-03-01T11:55:00+00:00"}),
-            ("time-beyond-reckoning", "an instant of which none is later", {"issued_at": "9999-12-31T23:59:59Z"}),
-            ("evidence-empty", "no evidence", {"evidence": []}),
-            ("evidence-digest-malformed", "evidence without a digest", {"evidence": [{**_REFERENCE, "digest": "00"}]}),
-            ("tee-unknown", "a TEE that is none", {"tee": "none"}),
-            ("key-missing", "no key", {"receipt_key": ...}),
-            (
-                "key-of-another-curve",
-                "a key of another curve",
-                {"receipt_key": {**_router()["receipt_key"], "crv": "P-384"}},
-            ),
-        ),
-        start=961,
-    ):
+    for number, (name, title, change) in enumerate(_WRONG_BLOCKS, 961):
         yield _case(
             f"{number}-block-{name}",
             f"A router_attestation with {title}",

@@ -165,14 +165,23 @@ def _attempt(attempt: Attempt) -> str:
 
 
 def _attestation_lines(claims: ReceiptClaims) -> Iterator[str]:
-    block = claims.router_attestation
-    if block is not None:
-        tee = "SIMULATED, no hardware stands behind it" if block.tee == "simulated" else block.tee
-        yield field("Router", f"{block.workload}, {tee}, evidence of {block.issued_at}")
+    router, inference = claims.router_attestation, claims.inference_attestation
+    if router is not None:
+        yield field("Router", f"{router.workload}, {_tee(router.tee)}, evidence of {router.issued_at}")
+    if inference is not None:
+        evidence = "no evidence" if inference.verified_at is None else f"evidence of {inference.verified_at}"
+        yield field("Inference", f"{inference.provider}, {inference.status}, {_tee(inference.tee)}, {evidence}")
+        for exception in inference.exceptions:
+            yield f"  accepted: {exception.weakness} until {exception.until.isoformat()}, {exception.reason}"
+
+
+def _tee(tee: str) -> str:
+    return "SIMULATED, no hardware stands behind it" if tee == "simulated" else f"tee {tee}"
 
 
 def _is_simulated(claims: ReceiptClaims) -> bool:
-    return claims.router_attestation is not None and claims.router_attestation.tee == "simulated"
+    blocks = (claims.router_attestation, claims.inference_attestation)
+    return any(block is not None and block.tee == "simulated" for block in blocks)
 
 
 def _mark(finding: Finding) -> str:

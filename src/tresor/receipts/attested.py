@@ -194,7 +194,7 @@ def _findings(hop: str, result: AttestationResult) -> tuple[Finding, ...]:
         for check in result.checks
     ]
     if result.outcome == "accepted":
-        rows.append(Finding(f"{hop}_tee", f"{'SIMULATED, ' if result.simulated else ''}{result.tee}, as demanded"))
+        rows.append(Finding(f"{hop}_tee", f"{'SIMULATED' if result.simulated else result.tee}, as demanded"))
     return tuple(rows)
 
 

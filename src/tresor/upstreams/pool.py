@@ -96,8 +96,7 @@ class UpstreamPool:
         origin_headers = f"Host: {authority}\r\nUser-Agent: tresor/{__version__}\r\nAccept-Encoding: identity\r\n"
         credentials = "" if api_key is None else f"Authorization: Bearer {api_key.reveal()}\r\n"
         self._common_headers = (
-            f"{origin_headers}{credentials}"
-            f"{'' if settings.keep_alive else 'Connection: close' + chr(13) + chr(10)}"
+            f"{origin_headers}{credentials}{'' if settings.keep_alive else 'Connection: close' + chr(13) + chr(10)}"
         )
         self._question_headers = origin_headers + (credentials if settings.attestation_with_api_key else "")
         self.reachable = True
