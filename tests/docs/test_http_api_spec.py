@@ -373,12 +373,12 @@ def hasty(upstreams: tuple[Upstream, Upstream], tmp_path_factory: pytest.TempPat
     first, second = upstreams
     root = tmp_path_factory.mktemp("root") / "release-root.jwk"
     root.write_bytes(encode_public_jwk(TrustKey.of(Ed25519PrivateKey.generate().public_key())))
-    unproven = {"attestation": "tresor", "release_root_file": str(root), "ca_file": str(tls.ca_file)}
+    unproven = {"attestation": "tresor", "release_root_file": str(root)}
     with Upstream(tls.server_context()) as untrusted:
         entries = [
             *(UpstreamEntry(first, f"first-{n}", models={f"m-{n}": "m"}, settings=waits) for n in range(_FIRSTS)),
             UpstreamEntry(second, "second", models={"m": "m"}, settings=waits),
-            UpstreamEntry(untrusted, "unproven", models={"unproven": "m"}, settings=unproven),
+            UpstreamEntry("https://127.0.0.1:9/v1", "unproven", models={"unproven": "m"}, settings=unproven),
             UpstreamEntry("http://127.0.0.1:9/v1", "nobody", models={"nobody": "m"}),
             UpstreamEntry(untrusted, "untrusted", models={"untrusted": "m"}),
         ]

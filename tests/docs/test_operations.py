@@ -11,7 +11,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from pages import PAGES, ROOT, Page, source_files
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from tresor.app.metrics import Metrics
@@ -234,7 +234,7 @@ def test_metrics() -> None:
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
             name = metric._name + ("_total" if isinstance(metric, Counter) else "")
-            kind = {Counter: "counter", Histogram: "histogram"}[type(metric)]
+            kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(metric)]
             counted[name] = (kind, list(metric._labelnames), metric._documentation)
     assert {name: (row[1], re.findall(r"`(\w+)`", row[2]), row[3]) for name, row in rows.items()} == counted
 

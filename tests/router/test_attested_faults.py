@@ -55,6 +55,7 @@ def case(name: str, kind: Kind, code: str, /, settings: Mapping[str, Any] | None
 
 TDX: tuple[Kind, ...] = ("tinfoil", "dstack", "aci")
 OLD_MODULE = bytes([4, 1, 3]) + bytes(13)
+FLOOR = {"bl": 4, "tee": 0, "snp": 24, "ucode": 219}
 NOT_OURS = {"allowed_hw_measurements": ["11" * 48]}
 POLICY = f'[tdx]\nskip_mrtd = false\nallowed_mrtds = ["{"11" * 48}"]\n'
 CASES = (
@@ -66,7 +67,7 @@ CASES = (
     *(case("about-another-tls-key", kind, "spki_mismatch", spki=OTHER) for kind in ("amd", *TDX)),
     *(case("for-another-challenge", kind, "nonce_mismatch", nonce=OTHER) for kind in ("amd", "tinfoil", "dstack")),
     case("for-another-challenge", "aci", "report_data_mismatch", nonce=OTHER),
-    case("an-hour-old", "amd", "issued_at_stale", members={"issued_at": in_time(-HOUR)}),
+    case("an-hour-old", "amd", "issued_at_stale", age_s=3600),
     # The software is the router's, or another model's; the root is the same.
     case("of-a-router", "amd", "bundle_workload_mismatch", workload="router"),
     case("said-to-be-a-router", "amd", "workload_mismatch", members={"workload": "router"}),
@@ -77,7 +78,7 @@ CASES = (
     # The machine.
     case("in-debug-mode", "amd", "debug_enabled", hardware={"policy": 0x30000 | 1 << 19}),
     *(case("in-debug-mode", kind, "debug_enabled", hardware={"attributes": 1 << 28 | 1}) for kind in TDX),
-    case("below-the-floor", "amd", "tcb_below_floor", bundle={"min_tcb": {"Milan": {"snp": 25}}}),
+    case("below-the-floor", "amd", "tcb_below_floor", bundle={"min_tcb": {"Milan": {**FLOOR, "snp": 25}}}),
     *(case("below-the-floor", kind, "tcb_status_not_allowed", hardware={"tee_tcb_svn": OLD_MODULE}) for kind in TDX),
     case("measured-otherwise", "amd", "measurement_not_allowed", hardware={"measurement": b"\x12" * 48}),
     case("measurement-not-in-bundle", "simulated", "measurement_not_allowed", bundle=NOT_OURS),
@@ -86,8 +87,7 @@ CASES = (
     # The trust bundle.
     case("bundle-expired", "amd", "bundle_expired", bundle={"valid_until": in_time(-HOUR)}),
     case("bundle-of-another-root", "amd", "bundle_signature_invalid", bundle_of_other_root=True),
-    case("bundle-allows-nothing", "amd", "bundle_malformed", bundle={"allowed_hw_measurements": []}),
-    case("bundle-calls-it-simulated", "amd", "simulated_not_allowed", bundle={"simulated": True}),
+    case("bundle-allows-nothing", "amd", "measurements_empty", bundle={"allowed_hw_measurements": []}),
     # The answer.
     *(case("no-json", kind, "evidence_malformed", answer=b"<!doctype html>") for kind in ("amd", *TDX)),
     case("empty", "dstack", "evidence_malformed", answer=b""),
@@ -290,6 +290,7 @@ def test_failover_of_who_demands_nothing_tells_the_truth(world: World) -> None:
 # Faults that come later.
 
 MAX_AGE_S = 4.0
+LONGER = {"pausing": 8.0, "stolen": 600.0, "moved": 600.0, "redirecting": 600.0}
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, network: ProviderNetwork) -> 
                 port=balancer.port if name == "front" else None,
                 keep_alive=name != "front",
                 # Of these the evidence stays good: what changes is the connection.
-                attestation_max_age_s=600.0 if name in ("stolen", "moved", "redirecting") else MAX_AGE_S,
+                attestation_max_age_s=LONGER.get(name, MAX_AGE_S),
             )
             for name, provider in providers.items()
             if name != "intruder"
@@ -409,8 +410,6 @@ def test_a_lease_that_ends_under_load(live: Live) -> None:
 def test_a_renewal_that_fails_for_a_while_is_survived(live: Live) -> None:
     world, canary = live.world, f"canary-{secrets.token_hex(8)}"
     provider = world.providers["pausing"]
-    asked = provider.received().count(b"nonce=")
-    wait_until(lambda: provider.received().count(b"nonce=") > asked, "it has just been renewed")
     with under_load(world, "pausing", canary) as seen:
         provider.behave(status=503)
         wait_until(lambda: world.faults().get("eu/pausing") == "upstream_status", "a renewal has failed")

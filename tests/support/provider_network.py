@@ -79,7 +79,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fields: its further header lines.
         answer: its body, whatever was asked.
         replayed: whether the first answer is given again and again.
-        asks: port of another upstream, which is asked in its place.
+        asks: port of another upstream, which answers in its place.
+        age_s: how many seconds ago the envelope of a Tresor node was issued.
         nonce: the challenge that the evidence answers in place of the one that came.
         spki: SHA-256 of the TLS key that the evidence is about in place of the own one.
         hardware: changes to what the hardware signs: fields of AMD's report, or of the body of Intel's quote.
@@ -97,6 +98,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: bytes | None = None
     replayed: bool = False
     asks: int | None = None
+    age_s: int = 0
     nonce: bytes | None = None
     spki: bytes | None = None
     hardware: dict[str, int | bytes | dict[str, int]] = {}
@@ -245,7 +247,8 @@ class _Node:
             if self._host is not None:
                 self._host.fields.clear()
                 self._host.fields.update(hardware)
-            return self._ceremony.envelope(spki, self._receipt_key, nonce=nonce, **behaviour.members)
+            age = timedelta(seconds=behaviour.age_s)
+            return self._ceremony.envelope(spki, self._receipt_key, nonce=nonce, age=age, **behaviour.members)
         devices = fake_providers.gpu_entries(nonce)
         match self._kind:
             case "tinfoil":
@@ -264,6 +267,8 @@ class _Node:
     def _bundle(self) -> bytes:
         if self._ceremony is None:
             return b""
+        if self.behaviour.asks is not None:
+            return _ask(self.behaviour.asks, _BUNDLE)
         root = Ed25519PrivateKey.generate() if self.behaviour.bundle_of_other_root else None
         return self._ceremony.bundle(root, **self.behaviour.bundle).encode()
 

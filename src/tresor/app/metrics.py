@@ -5,11 +5,14 @@ Labels are routes and outcomes from closed lists; nothing a caller sent ever bec
 
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "collect"]
+from tresor.routing.view import AttestationState
+
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "collect", "forget"]
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,6 +44,19 @@ class Metrics:
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
             registry=registry,
         )
+        self._channels = Gauge(
+            "tresor_upstream_channels",
+            "Worker processes by upstream and state of its channel",
+            ("upstream", "state"),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._bound = Gauge(
+            "tresor_keys_bound",
+            "Worker processes whose signing key evidence binds now",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         # Added up here and handed on once a second by `flush`: a counter shared with other processes locks at every
         # call.
         self._pending: dict[tuple[Counter, str, str], int] = defaultdict(int)
@@ -64,6 +80,15 @@ class Metrics:
         if completion:
             self._pending[self._tokens, route, "completion"] += completion
 
+    def channel(self, upstream: str, state: str) -> None:
+        """Note where the channel to an upstream stands."""
+        for name in get_args(AttestationState):
+            self._channels.labels(upstream, name).set(name == state)
+
+    def bound(self, *, now: bool) -> None:
+        """Note whether evidence binds the signing key."""
+        self._bound.set(now)
+
     def receipt_group(self, size: int, seconds: float) -> None:
         """Note a group of receipts that became durable."""
         self._group_size.observe(size)
@@ -74,6 +99,11 @@ class Metrics:
         for (counter, first, second), amount in self._pending.items():
             counter.labels(first, second).inc(amount)
         self._pending.clear()
+
+
+def forget(folder: Path, pid: int) -> None:
+    """Drop what a process that has ended said of its present state; its counters stay."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # the library types it not
 
 
 def collect(folder: Path) -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tresor.app.lifeline import make_lifeline, when_cut
-from tresor.app.metrics import METRICS_CONTENT_TYPE, collect
+from tresor.app.metrics import METRICS_CONTENT_TYPE, collect, forget
 from tresor.errors import RequestError, SettingsError, StoreUnavailableError
 from tresor.http1.sweeper import Sweeper
 from tresor.server.listener import Listener
@@ -148,6 +148,8 @@ class _Supervisor:
                 await self._end(process, ended)
                 return True
             stopping.cancel()
+            if self._metrics_folder is not None:
+                forget(self._metrics_folder, process.pid)
             ever_ready = ever_ready or ready.is_set()
             killed = process.returncode is not None and process.returncode < 0
             if not ever_ready and not killed:

@@ -115,6 +115,9 @@ async def _upkeep(context: Context) -> None:
         for pool in context.pools:
             if pool.channel is not None:
                 pool.channel.upkeep()
+                name = f"{pool.settings.region}/{pool.settings.provider}"
+                context.metrics.channel(name, pool.channel.state)
+        context.metrics.bound(now=context.issuer.attestation is not None and context.issuer.may_sign)
         try:
             await context.issuer.consider_rotation()
             await asyncio.to_thread(context.store.check)
