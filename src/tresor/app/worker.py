@@ -67,7 +67,9 @@ async def _serve(loaded: LoadedSettings, socket_fd: int, lifeline_fd: int, ready
     server = settings.server
     sweeper = Sweeper()
     context, attesting = assemble(loaded, sweeper)
-    listener = Listener(ServerState(Application(context, attesting), settings.limits, sweeper))
+    state = ServerState(Application(context, attesting), settings.limits, sweeper)
+    context.issuer.in_flight = lambda: state.serving
+    listener = Listener(state)
     tls = None
     if server.tls_certificate_file is not None and server.tls_key_file is not None:
         tls = server_tls_context(str(loaded.path(server.tls_certificate_file)), str(loaded.path(server.tls_key_file)))

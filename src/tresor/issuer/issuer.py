@@ -96,6 +96,8 @@ class ReceiptIssuer:
         KeyFileError, StoreUnavailableError: no key could be had and made known.
 
     Attributes:
+        in_flight: tells how many requests are being served, those included that wait for their receipt; a group that
+            nobody can join any more is flushed at once.
         attestation_fault: why evidence could not be had when it was asked for last; None where it could.
     """
 
@@ -114,6 +116,7 @@ class ReceiptIssuer:
         self._max_pending = max_pending
         self._rotation_s = rotation_days * _DAY_S
         self._on_group = on_group
+        self.in_flight: Callable[[], int] = lambda: _MAX_GROUP
         self._clock = clock
         self._rotation_handled = 0
         self.attestation_fault: str | None = None
@@ -248,11 +251,11 @@ class ReceiptIssuer:
             await self._store_group([self._waiting.popleft() for _ in range(count)])
 
     async def _gather(self) -> None:
-        """Let a group grow while the loop is busy with other exchanges, but not for long: fewer, larger flushes."""
+        """Let a group grow while other exchanges are about to end, but not for long: fewer, larger flushes."""
         now = time.perf_counter()
         upto = now + _GATHER_S
         busy = True
-        while busy and now < upto and len(self._waiting) < _MAX_GROUP:
+        while busy and now < upto and len(self._waiting) < min(_MAX_GROUP, self.in_flight()):
             began = now
             await asyncio.sleep(0)  # one turn of the loop
             now = time.perf_counter()
