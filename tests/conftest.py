@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import pytest
 
 from support.certificates import Tls, make_tls
+from support.emulated_time import PassingTime
 from support.router import LAST, Router, UpstreamEntry, chat, new_state, running_router, wait_until
 from support.upstream import Upstream
+from tresor.identity.sources.patience import Patience
 from tresor.routing.health import BreakerPolicy
 
 ALPHA_KEY = "alpha-secret-5f1d"
@@ -121,3 +123,15 @@ def start_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRout
             )
 
         yield start
+
+
+@pytest.fixture
+def time() -> PassingTime:
+    """Time that passes only where somebody sleeps."""
+    return PassingTime()
+
+
+@pytest.fixture
+def patience(time: PassingTime) -> Patience:
+    """Sources that wait without taking time."""
+    return Patience(limit_s=20.0, clock=time.clock, sleep=time.sleep)

@@ -240,7 +240,7 @@ def test_envelopes_that_were_recorded(simulated: Node, attest: Attest) -> None:
         ({"signed": {"spki_sha256": bytes(32)}}, "channel_not_bound"),
         ({"signed": {"tag": bytes(32)}}, "channel_not_bound"),
         ({"tls_spki_sha256": "00" * 32, "signed": {"spki_sha256": bytes(32)}}, "spki_mismatch"),
-        ({"workload": "inference"}, "bundle_workload_mismatch"),
+        ({"workload": "inference"}, "workload_mismatch"),
         ({"tee": "sev-snp"}, "signer_not_allowed"),
         ({"tee": "tdx"}, "evidence_malformed"),
         ({"snp_report_b64": "AAAA"}, "evidence_malformed"),

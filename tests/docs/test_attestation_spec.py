@@ -1,14 +1,12 @@
-"""docs/spec/attestation.md and the code say the same: codes, pins, formats, states, blocks, policies, citations."""
+"""docs/spec/attestation.md and the code say the same: codes, pins, formats, states, policies, citations."""
 
 import re
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 import pytest
 from pages import ROOT, Page, source_files
 
-from tresor.attestation.blocks import InferenceAttestation
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.evidence import CollateralKind, EvidenceFormat
 from tresor.attestation.hop import HOP_KINDS, TRUST_BUNDLE_TARGET, hop_target
@@ -111,11 +109,6 @@ def test_states_of_a_channel() -> None:
     assert words(rows) == list(ChannelState)
     for row in rows:
         assert set(re.findall(r"`(\w+)`", row[2])) <= set(ChannelState) - {row[0].strip("`")}
-
-
-def test_members_of_the_block() -> None:
-    named = [name for row in SPEC.table("Member", number="9.5") for name in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(named) == sorted(field.name for field in msgspec.structs.fields(InferenceAttestation))
 
 
 @pytest.mark.parametrize(

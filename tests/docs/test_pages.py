@@ -4,14 +4,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 from pages import PAGES, ROOT, Page, slug, source_files
 
+from support.ceremony import simulated_ceremony
 from support.certificates import Tls
-from support.router import Router, chat, tresor
+from support.router import Router, UpstreamEntry, chat, running_router, tresor
+from support.upstream import Upstream
 from tresor.app.options import CLAIM_NAMES, parse_options
 from tresor.jose.jws import parse_compact
 from tresor.limits import Limits
@@ -102,31 +106,83 @@ def test_ten_lines_verify_a_receipt_of_the_router(router: Router, tls: Tls, tmp_
         (folder / f"{name}.json").write_bytes(whole)
 
 
-def test_the_receipt_shown_is_one_and_so_is_the_verdict(router: Router, tls: Tls, tmp_path: Path) -> None:
+@pytest.fixture
+def both_hops(tmp_path: Path, tls: Tls) -> Iterator[tuple[Router, Router, list[str]]]:
+    """A simulated router before another one, and the options by which `tresor-verify` trusts both."""
+    (tmp_path / "router").mkdir()
+    (tmp_path / "inference").mkdir()
+    ours = simulated_ceremony(tmp_path / "router")
+    theirs = simulated_ceremony(tmp_path / "inference", workload="inference")
+    key_file = tmp_path / "their.key"
+    with Upstream() as model, ExitStack() as routers:
+        their_settings = {"identity": theirs.identity()}
+        inference = routers.enter_context(
+            running_router(tmp_path / "inference", [UpstreamEntry(model)], tls=tls, settings=their_settings)
+        )
+        key_file.write_text(inference.key)
+        attested = {
+            "attestation": "tresor",
+            "release_root_file": str(theirs.root_file),
+            "allow_simulated": True,
+            "ca_file": str(tls.ca_file),
+            "api_key_file": str(key_file),
+        }
+        entry = UpstreamEntry(inference.base_url, "embedded", models={"m": "m"}, settings=attested)
+        our_settings = {"identity": ours.identity()}
+        router = routers.enter_context(running_router(tmp_path / "router", [entry], tls=tls, settings=our_settings))
+        trust = [f"--release-root={ours.root_file}", f"--inference-release-root={theirs.root_file}"]
+        yield router, inference, [*trust, "--require=router,inference", "--allow-simulated"]
+
+
+def test_the_receipt_shown_is_one_and_so_is_the_verdict(
+    both_hops: tuple[Router, Router, list[str]], tmp_path: Path
+) -> None:
     shown = README.examples()
     claims = parse_claims(shown["receipt"].encode())
     assert claims.outcome == "complete"
     for value in (claims.jti, claims.iss, claims.requested_route, claims.routed_model, claims.request_digest):
         assert str(value) in shown["verdict"]
 
+    router, _, trust = both_hops
     request = chat()
     answer = router.complete(request)
-    token = msgspec.json.decode(router.receipt(answer.receipt_id))["receipt"]
-    assert list(msgspec.json.decode(parse_compact(token).payload)) == list(msgspec.json.decode(shown["receipt"]))
-    for name, data in (("q", request), ("a", answer.body), ("r", router.receipt(answer.receipt_id))):
+    receipt = router.ask("GET", f"/v1/receipts/{answer.receipt_id}?include=evidence", key=router.key).body
+    payload = msgspec.json.decode(parse_compact(msgspec.json.decode(receipt)["receipt"]).payload)
+    example = msgspec.json.decode(shown["receipt"])
+    assert list(payload) == list(example)
+    for block in ("router_attestation", "inference_attestation"):
+        assert list(payload[block]) == list(example[block])
+        assert [payload[block]["tee"], payload[block]["evidence"][0]["type"]] == [
+            example[block]["tee"],
+            example[block]["evidence"][0]["type"],
+        ]
+    for name, data in (("q", request), ("a", answer.body), ("r", receipt)):
         (tmp_path / name).write_bytes(data)
-    verdict = tresor(
-        "receipt",
-        *("--ca-file", tls.ca_file, "--jwks-url", f"{router.origin}/.well-known/jwks.json"),
-        *("--request", tmp_path / "q", "--response", tmp_path / "a", tmp_path / "r"),
-        module="verify",
-    )
-    assert verdict.exit_code == 0
+    bodies = ("--request", tmp_path / "q", "--response", tmp_path / "a", tmp_path / "r")
+    verdict = tresor("receipt", *trust, *bodies, module="verify")
+    assert verdict.exit_code == 0, verdict
 
     def skeleton(text: str) -> list[tuple[str, str]]:
-        return re.findall(r"^(?:  (ok|-) +)?(\w+(?: \w+)*)", text, re.MULTILINE)
+        return re.findall(r"^(?:  (ok|-) +)?([\w:]+(?: \w+)*)", text, re.MULTILINE)
 
     assert skeleton(verdict.out) == skeleton(shown["verdict"])
+
+
+def test_the_evidence_shown_is_judged_so() -> None:
+    (line,) = (line for code in README.blocks("sh") for line in code.splitlines() if "tresor-verify evidence" in line)
+    words = line.split()[1:]
+    *options, folder = words
+    done = tresor(*options, ROOT / folder, module="verify")
+    assert done.exit_code == 0
+    printed = iter(done.out.splitlines())
+    for shown in README.examples()["evidence"].splitlines():
+        assert shown.strip() == "…" or shown in printed, shown
+
+
+def test_what_the_demo_prints_first() -> None:
+    source = (ROOT / "src" / "tresor" / "demo" / "demo.py").read_text()
+    said = re.findall(r'_say\("(.*)"\)', source)
+    assert README.examples()["demo"].splitlines() == [f"tresor demo: {what}" for what in said if what != "stopping"]
 
 
 def test_headers_of_the_readme_are_understood() -> None:

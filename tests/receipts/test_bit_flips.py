@@ -4,8 +4,8 @@ No bit of a token is without meaning: base64url has one spelling, and the signat
 """
 
 from collections.abc import Iterator
-from enum import StrEnum
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 import pytest

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from support.router import Router
+from support.router import Router, chat
 from support.upstream import Upstream
 
 MESSAGES: Final = b'"messages":[{"role":"user","content":"hi"}]'

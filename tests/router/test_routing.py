@@ -182,7 +182,8 @@ def test_an_answer_that_is_too_long_leads_to_the_next(
     start_router: StartRouter, alpha: Upstream, beta: Upstream
 ) -> None:
     router = start_router(
-        [UpstreamEntry(alpha), UpstreamEntry(beta, "beta", "us", settings=LAST)], settings={"limits": {"max_response_bytes": 100_000}}
+        [UpstreamEntry(alpha), UpstreamEntry(beta, "beta", "us", settings=LAST)],
+        settings={"limits": {"max_response_bytes": 100_000}},
     )
     alpha.script(reply(completion("x" * 100_000)))
     answer = router.complete()

@@ -41,7 +41,7 @@ def opened(now: float = 0.0) -> UpstreamHealth:
 VERDICTS: dict[AttemptReason, Verdict] = {
     "connect_failed": "fails",
     "tls_failed": "fails",
-    "attestation_failed": "fails",
+    "attestation_failed": "nothing",
     "pin_mismatch": "fails",
     "timeout": "fails",
     "upstream_status": "fails",

@@ -75,6 +75,42 @@ def test_a_customer_is_added_once(store: Store) -> None:
     assert store.customers() == [added, other]
 
 
+def test_a_customer_requires_nothing_unless_it_is_said(store: Store) -> None:
+    plain, strict = store.add_customer("a", "default", now=NOW), None
+    strict = store.add_customer("b", "default", now=NOW, required_claims="cpu_tee,tcb")
+    assert plain is not None
+    assert strict is not None
+    assert (plain.required_claims, strict.required_claims) == ("", "cpu_tee,tcb")
+    for number, name in enumerate("ab"):
+        store.add_api_key(f"key_{number}", name, bytes([number]) * 32, "", now=NOW)
+    assert [key.required_claims for key in store.api_keys()] == [frozenset(), {"cpu_tee", "tcb"}]
+
+
+def test_what_is_changed_of_a_customer_counts_for_its_keys_and_for_no_other(store: Store) -> None:
+    acme = store.add_customer("acme", "gold", now=NOW, required_claims="tcb")
+    other = store.add_customer("other", "gold", now=NOW)
+    assert acme is not None
+    store.add_api_key("key_1", "acme", b"1" * 32, "", now=NOW)
+    changes: list[tuple[str | None, str | None, tuple[str, str]]] = [
+        ("silver", None, ("silver", "tcb")),
+        (None, "cpu_tee,workload", ("silver", "cpu_tee,workload")),
+        (None, None, ("silver", "cpu_tee,workload")),
+        ("gold", "", ("gold", "")),
+    ]
+    for plan, claims, (plan_then, claims_then) in changes:
+        changed = store.change_customer("acme", plan=plan, required_claims=claims)
+        assert changed == replace(acme, plan=plan_then, required_claims=claims_then)
+        assert store.customers() == [changed, other]
+        found = store.find_api_key(b"1" * 32)
+        assert found is not None
+        assert (found.plan, found.required_claims) == (plan_then, frozenset(claims_then.split(",")) - {""})
+
+
+def test_a_customer_that_is_not_there_is_not_changed(store: Store) -> None:
+    assert store.change_customer("nobody", plan="gold", required_claims="tcb") is None
+    assert store.customers() == []
+
+
 def test_a_key_is_found_by_its_digest_and_by_nothing_else(store: Store) -> None:
     acme = store.add_customer("acme", "gold", now=NOW)
     assert acme is not None
@@ -274,6 +310,44 @@ def test_receipts_that_came_behind_deleted_ones_are_still_the_newest(store: Stor
     store.delete_receipts(NOW + 1, limit=100)
     append(store, 3, 4, issued_at=NOW + 1)
     assert tokens(store) == ["k.4", "k.3"]
+
+
+# Evidence.
+
+
+def items(*contents: bytes) -> list[EvidenceItem]:
+    return [EvidenceItem(sha256(content).digest(), "text/plain", content) for content in contents]
+
+
+def kept(store: Store, wanted: Sequence[EvidenceItem]) -> list[EvidenceItem]:
+    """Return those that are there, in the order of their content."""
+    return sorted(store.find_evidence([item.digest for item in wanted]), key=lambda item: item.data)
+
+
+def test_evidence_is_kept_once_and_found_by_its_digest(store: Store) -> None:
+    wanted = items(b"", b"certificate", b"report" * 50_000)
+    store.put_evidence(wanted, used_until=NOW)
+    store.put_evidence(wanted[1:], used_until=NOW + 1)
+    assert kept(store, wanted) == wanted
+    assert kept(store, [*items(b"stranger"), wanted[1]]) == [wanted[1]]
+    assert store.find_evidence([]) == []
+
+
+def test_evidence_goes_with_the_last_receipt_that_can_refer_to_it(store: Store) -> None:
+    old, shared, new = items(b"1 old", b"2 shared", b"3 new")
+    store.put_evidence([old, shared], used_until=NOW + 10)
+    store.put_evidence([shared, new], used_until=NOW + 20)
+    store.put_evidence([shared], used_until=NOW + 5)  # what is late takes nothing back
+    append(store, 1, 2, issued_at=NOW)
+    append(store, 3, issued_at=NOW + 15)
+    store.delete_receipts(NOW + 10, limit=1)
+    assert kept(store, [old, shared, new]) == [old, shared, new]  # a receipt is left
+    store.delete_receipts(NOW + 10, limit=100)
+    assert kept(store, [old, shared, new]) == [old, shared, new]  # it is used until then, and including then
+    store.delete_receipts(NOW + 11, limit=100)
+    assert kept(store, [old, shared, new]) == [shared, new]
+    store.delete_receipts(NOW + 21, limit=100)
+    assert kept(store, [old, shared, new]) == []
 
 
 # Counters.

@@ -200,7 +200,12 @@ class Ceremony:
                 `receipt_key`, `nonce`.
             changes: to the members.
         """
-        bound: dict[str, Any] = {"spki_sha256": spki_sha256, "tag": self.tag, "receipt_key": receipt_key, "nonce": nonce}
+        bound: dict[str, Any] = {
+            "spki_sha256": spki_sha256,
+            "tag": self.tag,
+            "receipt_key": receipt_key,
+            "nonce": nonce,
+        }
         report, certificates = self.report(report_data_of(**bound | dict(signed or {})))
         jwk = public_jwk(receipt_key)
         envelope = {

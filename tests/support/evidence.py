@@ -1,6 +1,7 @@
 """Evidence of real hardware for the tests: copies under tests/vectors/evidence, the rest beside the checkout."""
 
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def facts(name: str) -> dict[str, Any]:
     return known
 
 
+@cache
 def verify_at(name: str) -> datetime:
     """Return the instant at which the verdict of a sample holds."""
     return datetime.fromisoformat(facts(name)["verify_at"])

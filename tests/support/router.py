@@ -36,6 +36,7 @@ __all__ = [
     "chat",
     "new_state",
     "running_router",
+    "toml",
     "tresor",
     "wait_until",
     "write_config",
@@ -115,11 +116,12 @@ def write_config(
         tree[table] = {**({"server": server, "plans": {"default": plan}}.get(table, {})), **members}
     tree["upstreams"] = [entry.table() for entry in upstreams]
     path = folder / "tresor.toml"
-    path.write_text("\n".join(_toml((), tree)) + "\n")
+    path.write_text("\n".join(toml((), tree)) + "\n")
     return path
 
 
-def _toml(at: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
+def toml(at: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table."""
     nested = {name: value for name, value in table.items() if isinstance(value, Mapping) or _are_tables(value)}
     for name, value in table.items():
         if name not in nested:
@@ -128,7 +130,7 @@ def _toml(at: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
         path = (*at, name)
         for item in value if _are_tables(value) else [value]:
             yield f"[[{'.'.join(path)}]]" if _are_tables(value) else f"[{'.'.join(path)}]"
-            yield from _toml(path, item)
+            yield from toml(path, item)
 
 
 def _are_tables(value: object) -> bool:

@@ -333,14 +333,14 @@ class Exchange:
                 self._request.write(out)
                 await self._request.drain()
             fault = recorder.fault
+        if fault is not None and not self._streaming:
+            raise fault
         self._ledger.usage = recorder.usage
         if fault is None:
             await self._end_stream(attempt, connection, recorder, head)
-        elif self._streaming:
+        else:
             self._failed(attempt, fault)
             await self._break_stream(recorder, _broken(fault))
-        else:
-            raise fault
 
     def _begin_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
         """Send the head: from here on no other candidate can take over."""
@@ -430,7 +430,7 @@ class Exchange:
             if reasons and reasons <= _NOT_ATTESTED:
                 detail = "no candidate could prove what it is; nothing was sent"
                 return RequestError(503, "attestation_failed", detail, retry_after_s=5, attempts=attempts)
-            if reasons <= {"overloaded"}:
+            if reasons == {"overloaded"}:
                 detail = "every candidate serves as many requests as it may"
                 return RequestError(503, "no_route_available", detail, retry_after_s=1, attempts=attempts)
         count = len(tries)

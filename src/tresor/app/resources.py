@@ -172,7 +172,9 @@ class Resources:
             "not_draining": not self._context.draining,
         }
         ready = all(checks.values())
-        faults = {} if issuer.attestation_fault is None else {"attestation": issuer.attestation_fault}
+        # The codes alone: what else there is to say stands in the log, and anybody may ask here.
+        own = issuer.attestation_fault
+        faults = {} if own is None else {"attestation": own.partition(":")[0]}
         for pool in self._context.pools:
             if pool.channel is not None and pool.channel.reason is not None:
                 faults[f"{pool.settings.region}/{pool.settings.provider}"] = pool.channel.reason

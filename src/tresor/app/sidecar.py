@@ -8,10 +8,12 @@ own attestation, keeps nothing, and knows no customers: who may call is for the 
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import ssl
 import sys
 import time
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -60,7 +62,8 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-_BODILESS: Final = frozenset({204, 304})
+_NO_CONTENT: Final = 204
+_BODILESS: Final = frozenset({_NO_CONTENT, 304})
 
 
 def run_sidecar(loaded: LoadedNode[SidecarSettings], lifeline_fd: int | None) -> int:
@@ -70,6 +73,7 @@ def run_sidecar(loaded: LoadedNode[SidecarSettings], lifeline_fd: int | None) ->
         SettingsError: the address is taken.
         KeyNotAttestedError: manifest or certificate cannot be used.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # prompts in memory never reach a disk
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(loaded, lifeline_fd))
     return 0
@@ -138,7 +142,7 @@ class _Sidecar:
         document = {
             "status": "ready" if ready else "not_ready",
             "checks": checks,
-            "faults": {} if fault is None else {"attestation": fault},
+            "faults": {} if fault is None else {"attestation": fault.partition(":")[0]},
         }
         request.respond(200 if ready else 503, msgspec.json.encode(document))
 
@@ -153,7 +157,7 @@ class _Sidecar:
         try:
             connection.deadline = _NEVER
             connection.silence_s = self._idle_timeout_s
-            connection.send(self._head(request, len(body)), body)
+            connection.send(self._head(request, len(body)), body, head_only=request.method == "HEAD")
             head = await connection.read_head()
             await self._relay(request, connection, head)
         except UpstreamError as error:
@@ -166,29 +170,38 @@ class _Sidecar:
             self._pool.release(connection)
 
     def _head(self, request: Request, body_bytes: int) -> bytes:
-        fields = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items() if name not in _HOP_BY_HOP)
+        fields = _end_to_end(request.headers.items(), request.headers.get("connection", ""))
         length = f"content-length: {body_bytes}\r\n" if body_bytes or request.method in _WITH_BODY else ""
         return f"{request.method} {request.target} HTTP/1.1\r\nhost: {self._host}\r\n{fields}{length}\r\n".encode(
             "latin-1"
         )
 
     async def _relay(self, request: Request, connection: UpstreamConnection, head: ResponseHead) -> None:
-        headers = "".join(
-            f"{name}: {value}\r\n"
-            for name, value in head.headers.items()
-            if name not in _HOP_BY_HOP and name not in ("content-type", "date", "server")
-        )
-        content_type = head.headers.get("content-type", "application/octet-stream")
-        first = await connection.read()
-        if connection.finished or not first or head.status in _BODILESS:
-            request.respond(head.status, first, content_type, headers)
+        fields = (field for field in head.fields if field[0] != "date")  # every response of the sidecar's has its own
+        headers = _end_to_end(fields, head.headers.get("connection", ""))
+        if "x-request-id" in head.headers:
+            request.extra_headers = ""
+        if request.method == "HEAD" or head.status in _BODILESS:
+            length = head.headers.get("content-length")
+            stated = length is not None and head.status != _NO_CONTENT
+            request.respond_bodiless(head.status, headers + (f"content-length: {length}\r\n" if stated else ""))
             return
-        request.start_stream(head.status, content_type, headers)
+        first = await connection.read()
+        if connection.finished or not first:
+            request.respond(head.status, first, None, headers)
+            return
+        request.start_stream(head.status, None, headers)
         while first:
             request.write(first)
             await request.drain()
             first = await connection.read()
         request.end_stream()
+
+
+def _end_to_end(fields: Iterable[tuple[str, str]], connection: str) -> str:
+    """Return the header lines that are for the other end, given the value of `Connection`, which names more of them."""
+    hop_by_hop = _HOP_BY_HOP | {name.strip().lower() for name in connection.split(",")}
+    return "".join(f"{name}: {value}\r\n" for name, value in fields if name not in hop_by_hop)
 
 
 def _respond_error(request: Request, error: RequestError) -> None:

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 _UPKEEP_S: Final = 1.0
 _PROBE_EVERY: Final = 5
+_FIRST_EVIDENCE_S: Final = 5.0
+"""How long the first evidence may hold up the start; later it is had while the process is not ready."""
 _CONFIGURATION_ERROR: Final = 78  # EX_CONFIG of sysexits.h
 
 
@@ -51,6 +53,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a connection is a file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # prompts and keys in memory never reach a disk
     try:
         loaded = load_settings(arguments.config, os.environ, allow_simulated=arguments.allow_simulated)
         set_up_logging(loaded.settings.log.level)
@@ -78,9 +81,12 @@ async def _serve(loaded: LoadedSettings, socket_fd: int, lifeline_fd: int, ready
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     when_cut(lifeline_fd, stop.set)
     sweeper.start()
-    await asyncio.gather(*(pool.prepare() for pool in context.pools))
+    first_evidence = asyncio.create_task(attesting.upkeep())
+    await asyncio.gather(
+        asyncio.wait({first_evidence}, timeout=_FIRST_EVIDENCE_S), *(pool.prepare() for pool in context.pools)
+    )
     await listener.start(socket.socket(fileno=socket_fd), tls)
-    upkeep = asyncio.gather(_upkeep(context), _keep_attested(attesting))
+    upkeep = asyncio.gather(_upkeep(context), _keep_attested(attesting, first_evidence))
     # What lives now lives as long as the process; later garbage is short-lived and mostly without cycles.
     gc.collect()
     gc.freeze()
@@ -100,8 +106,9 @@ async def _serve(loaded: LoadedSettings, socket_fd: int, lifeline_fd: int, ready
     context.store.close()
 
 
-async def _keep_attested(attesting: Attesting) -> None:
+async def _keep_attested(attesting: Attesting, first: "asyncio.Task[None]") -> None:
     """Every second: look after the evidence; apart, for hardware may take its time."""
+    await first
     while True:
         await asyncio.sleep(_UPKEEP_S)
         await attesting.upkeep()

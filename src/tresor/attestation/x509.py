@@ -74,7 +74,8 @@ def load_certificate(der: bytes) -> x509.Certificate:
     """Parse one DER certificate, all of whose bytes count.
 
     Raises:
-        EvidenceMalformedError: too long, not DER, not a certificate, with bytes behind it, or numbered 0 or below.
+        EvidenceMalformedError: too long, not DER, not a certificate, with bytes behind it, numbered 0 or below, or with
+            a signature that is not of whole bytes.
     """
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise EvidenceMalformedError(
@@ -102,6 +103,10 @@ def load_certificate(der: bytes) -> x509.Certificate:
         raise EvidenceMalformedError(
             AttestationCode.CERTIFICATE_MALFORMED, f"{len(der)} bytes are not one DER certificate"
         ) from error
+    if not der.endswith(b"\0" + certificate.signature):  # no signature covers the number of its unused bits
+        raise EvidenceMalformedError(
+            AttestationCode.CERTIFICATE_MALFORMED, "the certificate's signature is not of whole bytes"
+        )
     return certificate
 
 

@@ -21,7 +21,15 @@ from tresor.attestation.results import AttestationResult, Check, failed, undecid
 from tresor.cli.attest_report import AttestReport
 from tresor.cli.bundle_memory import BundleMemory
 from tresor.cli.reporting import ExitCode
-from tresor.cli.verify_input import FetchError, InputError, bundle_version, fetch, read_file, read_release_root
+from tresor.cli.verify_input import (
+    FetchError,
+    InputError,
+    bundle_version,
+    fetch,
+    is_loopback_url,
+    read_file,
+    read_release_root,
+)
 from tresor.collateral.endorse import endorser
 from tresor.limits import MAX_TOKEN_BYTES
 from tresor.trust.bundle import TrustBundle, parse_bundle, verify_bundle
@@ -40,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `tresor-verify attest`."""
     parser.add_argument("--url", metavar="URL", required=True, help="the router's origin, such as https://api.example")
     parser.add_argument("--release-root", metavar="FILE", required=True, help="public key of whoever releases it")
+    parser.add_argument("--workload", metavar="NAME", default="router", help="what it must be (default: router)")
     parser.add_argument("--trust-bundle", metavar="FILE", help="trust bundle to use in place of the one it names")
     parser.add_argument("--ca-file", metavar="FILE", help="PEM roots to trust for TLS in place of the system's")
     parser.add_argument(
@@ -110,17 +119,19 @@ def _bundle(
     else:
         try:
             url = envelope.trust_bundle_url
+            if is_loopback_url(url) and not is_loopback_url(arguments.url):
+                raise FetchError("the router names a trust bundle on this very machine, and is on another")
             token = fetch(url, "trust_bundle_url", ca_file=arguments.ca_file, max_bytes=MAX_TOKEN_BYTES).body
         except InputError as error:  # not an argument of ours: the router's word
             raise FetchError(str(error)) from error
-    known = memory.known(root, envelope.workload)
+    known = memory.known(root, arguments.workload)
     return verify_bundle(
         parse_bundle(token.strip()),
         root,
         now=now,
         min_version=known.version,
         known_digest=known.digest,
-        workload=envelope.workload,
+        workload=arguments.workload,
         allow_simulated=arguments.allow_simulated,
     )
 

@@ -32,6 +32,7 @@ __all__ = [
     "fetch",
     "fetch_key_set",
     "instant",
+    "is_loopback_url",
     "read_file",
     "read_release_root",
     "read_stdin",
@@ -227,6 +228,14 @@ def _parse_url(url: str, what: str) -> tuple[httpx2.URL, bool]:
     if not target.host or not (target.scheme == "https" or (target.scheme == "http" and on_loopback)):
         raise InputError(f"{what} is not https (http is for loopback addresses only)")
     return target, on_loopback
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether a URL leads to this very machine by name; False for what is no URL."""
+    try:
+        return _is_loopback(httpx2.URL(url).host)
+    except httpx2.InvalidURL:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--response", metavar="FILE", help="exact bytes of the response body, to compare")
     parser.add_argument("--nonce", metavar="N", help="the X-Tresor-Nonce that was sent, to compare")
     parser.add_argument("--release-root", metavar="FILE", help="public key of whoever releases the router's software")
+    parser.add_argument(
+        "--workload", metavar="NAME", default="router", help="what the router must be (default: router)"
+    )
     parser.add_argument("--trust-bundle", metavar="FILE", help="trust bundle to use in place of the receipt's own")
     parser.add_argument(
         "--min-bundle-version", metavar="N", type=bundle_version, help="refuse older trust bundles of the router's"
@@ -136,6 +139,7 @@ def _read_trust(arguments: argparse.Namespace) -> Trust:
     upstream = arguments.inference_release_root
     return Trust(
         release_root=root,
+        workload=arguments.workload,
         inference=HopPolicy(
             policy=STRICT if arguments.inference_policy is None else read_policy(arguments.inference_policy),
             release_root=root if upstream is None else read_release_root(upstream),

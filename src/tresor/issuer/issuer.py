@@ -338,11 +338,9 @@ class ReceiptIssuer:
             elif known.retired_at is None and known.created_at > self._rotation_handled:
                 return _signer(private_key, known)
             self._store.retire_signing_key(known.kid, now=int(self._clock()))
-        try:
+        if not self._keys.attested:
             return self._make_signer()
-        except KeyNotAttestedError as error:  # it may be had later; until then this process is not ready
-            _log.error("no evidence", extra={"code": error.code, "fault": str(error)})
-            self.attestation_fault = f"{error.code}: {error}"
+        # Hardware may take its time, or never answer: whoever runs this process asks for evidence when it can wait.
         private_key = self._keys.make()
         return _signer(private_key, self._register(private_key))
 

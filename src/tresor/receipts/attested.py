@@ -34,6 +34,7 @@ class Trust:
 
     Attributes:
         release_root: key of whoever releases the router's software.
+        workload: what the router must be, by the name in its trust bundle.
         require: hops whose attestation must be in the receipt and hold: `router`, `inference`.
         allow_simulated: whether evidence that no hardware made is looked at as if one had.
         bundle: a trust bundle to use in place of the receipt's own.
@@ -44,6 +45,7 @@ class Trust:
     """
 
     release_root: TrustKey
+    workload: str = "router"
     require: frozenset[str] = frozenset()
     allow_simulated: bool = False
     bundle: bytes | None = None
@@ -182,7 +184,7 @@ def _bundle(block: RouterAttestation, held: Mapping[str, bytes], at: datetime, t
         trust.release_root,
         now=at,
         min_version=trust.min_bundle_version,
-        workload=block.workload,
+        workload=trust.workload,
         allow_simulated=trust.allow_simulated,
     )
 

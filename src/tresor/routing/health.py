@@ -86,6 +86,9 @@ Verdict = Literal["works", "fails", "nothing"]
 
 _REFUSES_THE_REQUEST: Final[frozenset[AttemptReason]] = frozenset({"upstream_rejected"})
 _OURS: Final[frozenset[AttemptReason]] = frozenset({"caller_gone", "router_stopped", "overloaded"})
+# Whose upstream is refused anyway while its evidence is (`UpstreamView.attestation`).  What is left are callers that
+# demand more than it proves, or gave it no time to: they must not have it rest for all others.
+_OF_THE_CHANNEL: Final[frozenset[AttemptReason]] = frozenset({"attestation_failed"})
 _NOT_FOUND: Final = 404
 _MAY_ASK_FOR_A_PAUSE: Final = frozenset({429, 503})  # RFC 6585, section 4; RFC 9110, section 15.6.4
 _SECONDS: Final = re.compile(r"[0-9]{1,9}\Z")
@@ -102,9 +105,9 @@ def judge(reason: AttemptReason, *, status: int | None = None, hurried: bool = F
 
     Returns:
         `works` where an upstream answered as it should, although not what was wished: it refused the request, or does
-        not know this one model.  `nothing` where the end came from our side.
+        not know this one model.  `nothing` where the end came from our side, or its attested channel knows better.
     """
-    if reason in _OURS or (reason == "timeout" and hurried):
+    if reason in _OURS | _OF_THE_CHANNEL or (reason == "timeout" and hurried):
         return "nothing"
     if reason in _REFUSES_THE_REQUEST or (reason == "upstream_status" and status == _NOT_FOUND):
         return "works"

@@ -53,4 +53,4 @@ class UpstreamView:
         """
         if not self.attested or self.attestation == "refused":
             return False
-        return claims <= self.claims if self.is_fresh(now) else True
+        return claims <= self.claims if now < self.fresh_until else True

@@ -160,26 +160,31 @@ class Request:
             self._sink.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await self.incoming.read()
 
-    def respond(self, status: int, body: bytes, content_type: str = JSON, headers: str = "") -> None:
+    def respond(self, status: int, body: bytes, content_type: str | None = JSON, headers: str = "") -> None:
         """Send a whole response.
 
         Args:
             status: HTTP status.
             body: its bytes.
-            content_type: its media type.
+            content_type: its media type; None where `headers` says it, or nothing does.
             headers: further header lines, each ended by CRLF.
         """
-        head = self._head(status, f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}")
+        head = self._head(status, f"{_typed(content_type)}Content-Length: {len(body)}\r\n{headers}")
         self._sink.write(head if self.method == "HEAD" else head + body)
         self._sink.response_complete()
 
-    def start_stream(self, status: int, content_type: str, headers: str = "") -> None:
+    def respond_bodiless(self, status: int, headers: str) -> None:
+        """Send a response that has no body whatever its header lines say: one to HEAD, or of status 204 or 304."""
+        self._sink.write(self._head(status, headers))
+        self._sink.response_complete()
+
+    def start_stream(self, status: int, content_type: str | None, headers: str = "") -> None:
         """Begin a response whose body follows in pieces; its head leaves with the first of them."""
         coding = "Transfer-Encoding: chunked\r\n"
         if self.version == "1.0":  # which knows no chunks: the end of the connection ends the body
             coding = ""
             self.keep_alive = False
-        self._unsent_head = self._head(status, f"Content-Type: {content_type}\r\n{coding}{headers}")
+        self._unsent_head = self._head(status, f"{_typed(content_type)}{coding}{headers}")
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, not empty."""
@@ -233,3 +238,7 @@ class Request:
             headers += "Connection: keep-alive\r\n"
         line = _STATUS_LINE.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
         return f"{line}{self._sink.date_header}{headers}{self.extra_headers}\r\n".encode("latin-1")
+
+
+def _typed(content_type: str | None) -> str:
+    return "" if content_type is None else f"Content-Type: {content_type}\r\n"

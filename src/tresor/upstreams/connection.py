@@ -29,12 +29,18 @@ _READ_HIGH_WATER: Final = 1 << 20
 
 
 class ResponseHead:
-    """Status and header fields (lower-case names) of an answer."""
+    """Status and header fields (lower-case names) of an answer.
 
-    __slots__ = ("headers", "status")
+    Attributes:
+        fields: all of them, as they came.
+        headers: the last one of each name.
+    """
+
+    __slots__ = ("fields", "headers", "status")
 
     def __init__(self) -> None:
         self.status = 0
+        self.fields: list[tuple[str, str]] = []
         self.headers: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -76,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_body = self._body.append  # called by the parser for every chunk of a stream
         self._body_bytes = 0
         self._message_complete = True
+        self._head_only = False
         self._paused = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -95,14 +102,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Called by whoever has an exchange.
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """Send a request; the connection must be fresh or `reusable`."""
+    def send(self, head: bytes, body: bytes, *, head_only: bool = False) -> None:
+        """Send a request; the connection must be fresh or `reusable`.
+
+        With `head_only`, the answer has no body whatever its head says: that to HEAD (RFC 9112, 6.3).
+        """
         if self._transport is None:
             raise self._error or UpstreamError("connection_lost", "the connection was closed")
         self._parser = httptools.HttpResponseParser(self)
         self._head = ResponseHead()
         self._head_bytes = 0
         self._head_complete = self._message_complete = False
+        self._head_only = head_only
         self.on_silence = None
         self._transport.write(head + body)
 
@@ -223,7 +234,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field."""
-        self._head.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        field = (name.decode("latin-1").lower(), value.decode("latin-1"))
+        self._head.fields.append(field)
+        self._head.headers[field[0]] = field[1]
 
     def on_headers_complete(self) -> None:
         """Take the head; one of status 1xx announces another (RFC 9110, 15.2)."""
@@ -231,8 +244,12 @@ class UpstreamConnection(asyncio.Protocol):
         if status >= 200:  # noqa: PLR2004 - the first status that is final
             self._head.status = status
             self._head_complete = True
+            if self._head_only:  # the parser waits for a body all the same: the connection is not used again
+                self._keep_alive = False
+                self._message_complete = True
             self._wake()
         else:
+            self._head.fields.clear()
             self._head.headers.clear()
 
     def on_message_complete(self) -> None:

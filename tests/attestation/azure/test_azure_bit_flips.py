@@ -1,65 +1,111 @@
-"""Bits of one good sample, flipped: nothing verifies, and each is refused for a reason that fits its place.
+"""Every bit of one good sample, flipped: nothing verifies, and each is refused for a reason that fits its place.
 
-All bits of the HCL report's headers, of the quote and of its signature; of every other byte one bit, which one
-depending on its place.  The hardware report inside has its own test.
+No bit is free: of the HCL report, the hardware signs its report and in it a hash of the runtime data, and all the rest
+has one value; the attestation key of the runtime data signs the quote, and the quote a digest of the registers.
+
+All bits of each part stand before the function that verifies it; one bit of every byte, and all bits of headers, before
+the whole appraisal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from typing import TypeAlias, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.evidence import sample, verify_at
 from support.fake_tpm import azure_document
-from tresor.attestation.azure.documents import AzureDocument, parse_document
+from support.flips import IdealKey, every_bit, flips, one_bit, remembered, slices
+from tresor.attestation.azure.abi import parse_hcl_report
+from tresor.attestation.azure.documents import AzureDocument, UnverifiedQuote, parse_document
 from tresor.attestation.azure.policy import AzurePolicy
 from tresor.attestation.azure.verifier import appraise_azure
+from tresor.attestation.azure.verify import verify_quote, verify_runtime_data
 from tresor.attestation.codes import AttestationCode
+from tresor.attestation.errors import AttestationError
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.roots import vendor_anchors
+from tresor.attestation.snp import verifier as snp_verifier
+from tresor.attestation.snp.abi import parse_report
+from tresor.attestation.snp.certificates import find_endorsements
 from tresor.attestation.snp.policy import SnpPolicy
+from tresor.attestation.snp.verify import verify_report_signature
 from tresor.attestation.tdx.policy import TdxPolicy
 
 NAME = "azure/snp-milan-userdata"
-RUNTIME_DATA = range(1236, 1236 + 1110)
+CODE = AttestationCode
 HEADER = {
-    AttestationCode.EVIDENCE_MALFORMED,
-    AttestationCode.EVIDENCE_VERSION_UNSUPPORTED,
-    AttestationCode.EVIDENCE_KIND_MISMATCH,
-    AttestationCode.ALGORITHM_NOT_ALLOWED,
-    AttestationCode.RESERVED_NOT_ZERO,
-    AttestationCode.RUNTIME_DATA_MISMATCH,  # hash type 1 becomes 3
+    CODE.EVIDENCE_MALFORMED,
+    CODE.EVIDENCE_VERSION_UNSUPPORTED,
+    CODE.EVIDENCE_KIND_MISMATCH,
+    CODE.ALGORITHM_NOT_ALLOWED,
+    CODE.RESERVED_NOT_ZERO,
+    CODE.RUNTIME_DATA_MISMATCH,  # hash type 1 becomes 3
 }
-HCL_REPORT = {
-    "header": (range(32), range(8), HEADER),
-    "request": (range(1216, 1236), range(8), HEADER),
-    "runtime data": (RUNTIME_DATA, None, {AttestationCode.RUNTIME_DATA_MISMATCH}),
-    "rest": (range(RUNTIME_DATA.stop, 2600), None, {AttestationCode.RESERVED_NOT_ZERO}),
+HARDWARE_REPORT = {
+    CODE.SIGNATURE_INVALID,
+    CODE.EVIDENCE_VERSION_UNSUPPORTED,
+    CODE.ALGORITHM_NOT_ALLOWED,
+    CODE.RESERVED_NOT_ZERO,
+    # The whole appraisal reads the report, and seeks its certificate, before it verifies the signature.
+    CODE.CERTIFICATE_TCB_MISMATCH,
+    CODE.CHIP_ID_MISMATCH,
+    CODE.COLLATERAL_MISMATCH,
+    CODE.ROOT_NOT_PINNED,
+    CODE.SIGNER_NOT_ALLOWED,
 }
 # A length or a list may break the structure before its signature is looked at.
-MESSAGE = {
-    AttestationCode.SIGNATURE_INVALID,
-    AttestationCode.EVIDENCE_MALFORMED,
-    AttestationCode.EVIDENCE_KIND_MISMATCH,
-    AttestationCode.ALGORITHM_NOT_ALLOWED,
-}
+MESSAGE = {CODE.SIGNATURE_INVALID, CODE.EVIDENCE_MALFORMED, CODE.EVIDENCE_KIND_MISMATCH, CODE.ALGORITHM_NOT_ALLOWED}
+
+QUOTE = {"message": MESSAGE, "signature": {CODE.SIGNATURE_INVALID}, "pcrs": {CODE.PCR_DIGEST_MISMATCH}}
+
+BitsOf: TypeAlias = Callable[[int], Iterable[int]]
+
+HCL_REPORT_BYTES = 2600
+HARDWARE_REPORT_AT, REQUEST_AT, RUNTIME_DATA_AT, RUNTIME_DATA_END = 32, 1216, 1236, 2346
+HCL_REPORT = (
+    (range(HARDWARE_REPORT_AT), every_bit, HEADER),
+    *((places, one_bit, HARDWARE_REPORT) for places in slices(REQUEST_AT, HARDWARE_REPORT_AT)),
+    (range(REQUEST_AT, RUNTIME_DATA_AT), every_bit, HEADER),
+    *((places, one_bit, {CODE.RUNTIME_DATA_MISMATCH}) for places in slices(RUNTIME_DATA_END, RUNTIME_DATA_AT)),
+    (range(RUNTIME_DATA_END, HCL_REPORT_BYTES), every_bit, {CODE.RESERVED_NOT_ZERO}),
+)
 
 
+@cache
 def document() -> AzureDocument:
     return parse_document((sample(NAME) / "evidence.json").read_bytes())
 
 
-def flips(data: bytes, places: range, bits: range | None) -> Iterator[tuple[bytes, int, int]]:
-    for place in places:
-        for bit in bits or ((place * 5) % 8,):
-            flipped = bytearray(data)
-            flipped[place] ^= 1 << bit
-            yield bytes(flipped), place, bit
+@cache
+def good_quote() -> UnverifiedQuote:
+    quote = document().quote
+    assert quote is not None
+    return quote
 
 
-def code_of(hcl_report: bytes, message: bytes, signature: bytes, pcrs: tuple[bytes, ...]) -> object:
-    quote = {"message": message.hex(), "signature": signature.hex(), "pcrs": [value.hex() for value in pcrs]}
-    result = appraise_azure(
-        Evidence(EvidenceFormat.AZURE_VTPM, azure_document(hcl_report, quote)),
+def flipped_quotes(part: str, bits: BitsOf) -> Iterator[tuple[object, UnverifiedQuote]]:
+    """Yield where a bit of the good quote was flipped, and the quote."""
+    good = good_quote()
+    if part != "pcrs":
+        for place, bit, flipped in flips(getattr(good, part), bits=bits):
+            yield (place, bit), replace(good, **{part: flipped})
+        return
+    for index, value in enumerate(good.pcrs):
+        for place, bit, flipped in flips(value, bits=bits):
+            yield (index, place, bit), replace(good, pcrs=(*good.pcrs[:index], flipped, *good.pcrs[index + 1 :]))
+
+
+def code_of(hcl_report: bytes, quote: UnverifiedQuote) -> object:
+    members = {
+        "message": quote.message.hex(),
+        "signature": quote.signature.hex(),
+        "pcrs": [value.hex() for value in quote.pcrs],
+    }
+    return appraise_azure(
+        Evidence(EvidenceFormat.AZURE_VTPM, azure_document(hcl_report, members)),
         collateral=Collateral(certificates=document().certificates),
         policy=AzurePolicy(),
         snp=SnpPolicy(),
@@ -67,40 +113,69 @@ def code_of(hcl_report: bytes, message: bytes, signature: bytes, pcrs: tuple[byt
         expected=Expected(),
         anchors=vendor_anchors(),
         now=verify_at(NAME),
-    )
-    return result.code
+    ).code
 
 
-@pytest.mark.parametrize("part", HCL_REPORT)
-def test_no_flipped_bit_of_the_hcl_report_verifies(part: str) -> None:
-    good, (places, bits, expected) = document(), HCL_REPORT[part]
-    assert good.quote is not None
-    for flipped, place, bit in flips(good.hcl_report, places, bits):
-        code = code_of(flipped, good.quote.message, good.quote.signature, good.quote.pcrs)
-        assert code in expected, (place, bit, code)
+def code_raised_by(function: Callable[[], object]) -> object:
+    try:
+        function()
+    except AttestationError as error:
+        return error.code
+    return None
 
 
-def test_no_flipped_bit_of_the_quote_verifies() -> None:
-    good = document()
-    assert good.quote is not None
-    for flipped, place, bit in flips(good.quote.message, range(len(good.quote.message)), range(8)):
-        code = code_of(good.hcl_report, flipped, good.quote.signature, good.quote.pcrs)
-        assert code in MESSAGE, (place, bit, code)
+def parse_and_verify(report: bytes, key: ec.EllipticCurvePublicKey) -> None:
+    verify_report_signature(parse_report(report), key)
 
 
-def test_no_flipped_bit_of_its_signature_verifies() -> None:
-    good = document()
-    assert good.quote is not None
-    for flipped, place, bit in flips(good.quote.signature, range(len(good.quote.signature)), None):
-        code = code_of(good.hcl_report, good.quote.message, flipped, good.quote.pcrs)
-        assert code == AttestationCode.SIGNATURE_INVALID, (place, bit, code)
+@pytest.fixture(autouse=True)
+def _one_appraisal_for_each_hardware_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most flips leave the hardware report as it is, and its appraisal is a pure function."""
+    appraise = remembered(snp_verifier.appraise_snp, lambda evidence, **_: evidence.data)
+    monkeypatch.setattr(snp_verifier, "appraise_snp", appraise)
 
 
-def test_no_flipped_bit_of_a_register_verifies() -> None:
-    good = document()
-    assert good.quote is not None
-    for index, value in enumerate(good.quote.pcrs):
-        for flipped, place, bit in flips(value, range(index % 8, 32, 8), None):
-            pcrs = (*good.quote.pcrs[:index], flipped, *good.quote.pcrs[index + 1 :])
-            code = code_of(good.hcl_report, good.quote.message, good.quote.signature, pcrs)
-            assert code == AttestationCode.PCR_DIGEST_MISMATCH, (index, place, bit, code)
+def test_unchanged_it_is_accepted() -> None:
+    assert code_of(document().hcl_report, good_quote()) is None
+    assert len(document().hcl_report) == HCL_REPORT_BYTES
+    assert [place for places, *_ in HCL_REPORT for place in places] == list(range(HCL_REPORT_BYTES))
+
+
+@pytest.mark.parametrize(("places", "bits", "codes"), HCL_REPORT, ids=[str(region[0]) for region in HCL_REPORT])
+def test_no_byte_of_the_hcl_report_is_free(places: range, bits: BitsOf, codes: set[AttestationCode]) -> None:
+    for place, bit, flipped in flips(document().hcl_report, places, bits=bits):
+        assert (code := code_of(flipped, good_quote())) in codes, (place, bit, code)
+
+
+@pytest.mark.parametrize("part", QUOTE)
+def test_no_byte_of_the_quote_is_free(part: str) -> None:
+    for where, quote in flipped_quotes(part, one_bit):
+        assert (code := code_of(document().hcl_report, quote)) in QUOTE[part], (where, code)
+
+
+def test_every_bit_of_the_hardware_report_is_signed() -> None:
+    """Another sample's bits stand before the whole appraisal of such reports, with the real key."""
+    (endorsement,), _ = find_endorsements(document().certificates)
+    key = cast("ec.EllipticCurvePublicKey", IdealKey(endorsement.public_key))
+    good = document().hcl_report[HARDWARE_REPORT_AT:REQUEST_AT]
+    parse_and_verify(good, key)
+    for place, bit, flipped in flips(good):
+        code = code_raised_by(partial(parse_and_verify, flipped, key))
+        assert code in HARDWARE_REPORT, (place, bit, code)
+
+
+def test_every_bit_of_the_runtime_data_is_hashed() -> None:
+    good = parse_hcl_report(document().hcl_report)
+    report_data = parse_report(good.hardware_report).report_data
+    for place, bit, flipped in flips(good.runtime_data):
+        report = replace(good, runtime_data=flipped)
+        code = code_raised_by(partial(verify_runtime_data, report, report_data))
+        assert code == CODE.RUNTIME_DATA_MISMATCH, (place, bit, code)
+
+
+@pytest.mark.parametrize("part", QUOTE)
+def test_every_bit_of_the_quote_is_signed(part: str) -> None:
+    good = parse_hcl_report(document().hcl_report)
+    ak = verify_runtime_data(good, parse_report(good.hardware_report).report_data).ak
+    for where, quote in flipped_quotes(part, every_bit):
+        assert (code := code_raised_by(partial(verify_quote, quote, ak))) in QUOTE[part], (where, code)

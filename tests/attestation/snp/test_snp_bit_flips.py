@@ -5,10 +5,12 @@ No bit of the 1184 bytes is free.
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 
 import pytest
 
 from support.evidence import sample, verify_at
+from support.flips import flips
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.roots import vendor_anchors
@@ -51,10 +53,20 @@ PLACES: dict[int, set[AttestationCode]] = {
 }
 
 
-def code_of(report: bytes) -> StrEnum | None:
+@cache
+def report() -> bytes:
+    return (sample(NAME) / "report.bin").read_bytes()
+
+
+@cache
+def collateral() -> Collateral:
+    return Collateral(certificates=tuple(split_certificates((sample(NAME) / "vcek.pem").read_bytes())))
+
+
+def code_of(data: bytes) -> StrEnum | None:
     return appraise_snp(
-        Evidence(EvidenceFormat.SNP_REPORT, report),
-        collateral=Collateral(certificates=tuple(split_certificates((sample(NAME) / "vcek.pem").read_bytes()))),
+        Evidence(EvidenceFormat.SNP_REPORT, data),
+        collateral=collateral(),
         policy=SnpPolicy(),
         expected=Expected(),
         anchors=vendor_anchors(),
@@ -62,24 +74,18 @@ def code_of(report: bytes) -> StrEnum | None:
     ).code
 
 
-def places() -> Iterator[tuple[range, set[AttestationCode]]]:
+def regions() -> Iterator[tuple[range, set[AttestationCode]]]:
     starts = list(PLACES)
     for start, end in zip(starts, [*starts[1:], 0x4A0], strict=True):
         yield range(start, end), PLACES[start]
 
 
-def flipped(offset: int, bit: int) -> bytes:
-    report = bytearray((sample(NAME) / "report.bin").read_bytes())
-    report[offset] ^= 1 << bit
-    return bytes(report)
-
-
 def test_unchanged_it_is_accepted() -> None:
-    assert code_of((sample(NAME) / "report.bin").read_bytes()) is None
+    assert len(report()) == 0x4A0
+    assert code_of(report()) is None
 
 
-@pytest.mark.parametrize(("place", "codes"), list(places()))
-def test_every_bit(place: range, codes: set[AttestationCode]) -> None:
-    for offset in place:
-        for bit in range(8):
-            assert code_of(flipped(offset, bit)) in codes, (hex(offset), bit)
+@pytest.mark.parametrize(("places", "codes"), list(regions()))
+def test_every_bit(places: range, codes: set[AttestationCode]) -> None:
+    for place, bit, flipped in flips(report(), places):
+        assert (code := code_of(flipped)) in codes, (hex(place), bit, code)

@@ -77,6 +77,10 @@ _SIGNED_INFO: Final[_Shape] = (
 )
 
 _FORBIDDEN = (b"<!DOCTYPE", b"<!ENTITY", b"\x00")
+_MAX_NAMESPACES = 16
+"""Declarations in one manifest; NVIDIA writes six.  C14N takes the time of elements times namespaces in scope."""
+_MAX_ATTRIBUTES = 1024
+"""Of one element: the alternatives of one measurement and some more.  C14N sorts them in quadratic time."""
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
 _VBIOS_VERSION = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}\Z")
 _NUMBER = re.compile(r"[0-9]{1,3}\Z")
@@ -162,7 +166,7 @@ def parse_rim(data: bytes) -> Rim:
         certificates=tuple(load_certificate(_base64(child, "X509Certificate")) for child in x509_data),
         digest=_base64(signed_info[2][2], "DigestValue"),
         content=_without_signature(root, signature),
-        signed_info=etree.tostring(signed_info, method="c14n"),
+        signed_info=_canonical(signed_info),
         signature=_base64(signature_value, "SignatureValue"),
     )
 
@@ -226,6 +230,8 @@ def _unwrap(data: bytes) -> bytes:
 def _parse_xml(data: bytes) -> etree._Element:
     if any(forbidden in data for forbidden in _FORBIDDEN):
         raise _malformed("manifest has a DOCTYPE, an entity or a NUL byte")
+    if (declared := data.count(b"xmlns")) > _MAX_NAMESPACES:
+        raise _malformed(f"manifest declares {declared} namespaces, want at most {_MAX_NAMESPACES}")
     parser = etree.XMLParser(
         encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, collect_ids=False
     )
@@ -240,6 +246,8 @@ def _parse_xml(data: bytes) -> etree._Element:
     for element in root.iter():
         if not isinstance(element.tag, str):  # a comment, a processing instruction or an entity reference
             raise _malformed("manifest has a comment, a processing instruction or an entity")
+        if len(element.attrib) > _MAX_ATTRIBUTES:
+            raise _malformed(f"an element has {len(element.attrib)} attributes, want at most {_MAX_ATTRIBUTES}")
         if any(str(name).startswith(_XML) for name in element.attrib):
             raise _malformed("manifest has an xml: attribute, which C14N 1.1 would treat apart")
     return root
@@ -294,7 +302,14 @@ def _without_signature(root: etree._Element, signature: etree._Element) -> bytes
     else:
         previous.tail = (previous.tail or "") + (twin.tail or "")
     rest.remove(twin)
-    return etree.tostring(rest, method="c14n")
+    return _canonical(rest)
+
+
+def _canonical(element: etree._Element) -> bytes:
+    try:
+        return etree.tostring(element, method="c14n")
+    except etree.C14NError as error:  # of a namespace whose name is a relative URI (C14N 1.1, 1.3)
+        raise _malformed("manifest has no canonical form") from error
 
 
 def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
