@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tresor.errors import StoreUnavailableError
-from tresor.store.base import NewReceipt, Store
+from tresor.store.base import EvidenceItem, NewReceipt, Store
 from tresor.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], Store]
@@ -76,7 +78,7 @@ def test_a_customer_is_added_once(store: Store) -> None:
 
 
 def test_a_customer_requires_nothing_unless_it_is_said(store: Store) -> None:
-    plain, strict = store.add_customer("a", "default", now=NOW), None
+    plain = store.add_customer("a", "default", now=NOW)
     strict = store.add_customer("b", "default", now=NOW, required_claims="cpu_tee,tcb")
     assert plain is not None
     assert strict is not None

@@ -22,6 +22,7 @@ from tresor.attestation.snp.certificates import parse_endorsement
 from tresor.attestation.tdx.collateral import parse_collateral
 from tresor.attestation.tdx.verify import verify_collateral
 from tresor.attestation.x509 import (
+    MAX_CHAIN,
     build_chain,
     check_crl,
     check_validity,
@@ -35,6 +36,8 @@ __all__ = ["appraise_endorsements"]
 
 _OUT_OF_DATE: Final = (AttestationCode.CERTIFICATE_EXPIRED, AttestationCode.CERTIFICATE_NOT_YET_VALID)
 _ALONE = "means something only beside what it is about"
+_MAX_BAG: Final = 1024
+"""Certificates that are held against each other."""
 
 
 def appraise_endorsements(collateral: Collateral, *, anchors: TrustAnchors, now: datetime) -> AttestationResult:
@@ -45,6 +48,10 @@ def appraise_endorsements(collateral: Collateral, *, anchors: TrustAnchors, now:
         anchors: pinned roots.
         now: instant at which the documents must be in force (aware, UTC).
     """
+    if (count := len(collateral.certificates)) > _MAX_BAG:
+        detail = f"{count} certificates, want at most {_MAX_BAG}"
+        too_many = failed("certificate", AttestationCode.EVIDENCE_TOO_LARGE, detail)
+        return AttestationResult(tee="unknown", checks=(too_many,))
     appraisal = _Appraisal(collateral, anchors, now)
     checks = [*appraisal.checks()]
     not_checked = {"evidence": "there is none: what is verified here endorses nothing yet"}
@@ -123,8 +130,11 @@ class _Appraisal:
     def _vendors_of(self, certificate: x509.Certificate) -> Iterable[str]:
         """Whose root it names as issuer at the top, by names alone: for the label, not for the verdict."""
         names, current = {certificate.subject}, certificate
-        while above := [c for c in self._pool if c.subject == current.issuer and c.subject not in names]:
-            current = above[0]
+        for _ in range(MAX_CHAIN):
+            issuers = (c for c in self._pool if c.subject == current.issuer and c.subject not in names)
+            if (above := next(issuers, None)) is None:
+                break
+            current = above
             names.add(current.subject)
         return (
             vendor for vendor, roots in self._roots.items() if any(root.subject == current.subject for root in roots)

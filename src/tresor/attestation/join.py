@@ -13,6 +13,7 @@ from tresor.attestation.results import AttestationResult, Claim, ClaimName, Clai
 __all__ = ["GPU_TEE", "Part", "join", "without"]
 
 GPU_TEE: Final = "nvidia-gpu"
+_EACH_OTHERS: Final = frozenset({"cpu_tee", "gpu_tee"})
 Part = tuple[str, AttestationResult]
 """A word that tells the part from the others, empty where nothing has to, and its result."""
 
@@ -29,6 +30,8 @@ def join(parts: Sequence[Part]) -> AttestationResult:
     tees = dict.fromkeys(tee for result in results for tee in result.tee.split("+"))
     cpu = [result for result in results if result.tee != GPU_TEE]
     gpu = [result for result in results if GPU_TEE in result.tee]
+    # Beside a whole node with GPUs, one without any speaks of them, too: either may be the one that serves.
+    nodes = any(result in cpu for result in gpu)
     return AttestationResult(
         tee="+".join(tees),
         checks=tuple(
@@ -36,12 +39,12 @@ def join(parts: Sequence[Part]) -> AttestationResult:
         ),
         claims=Claims(
             cpu_tee=_claim("cpu_tee", cpu, results),
-            gpu_tee=_claim("gpu_tee", gpu or cpu, results),
+            gpu_tee=_claim("gpu_tee", results if nodes else gpu or cpu, results),
             tcb=_claim("tcb", cpu or gpu, results),
             workload=_claim("workload", cpu or gpu, results),
         ),
         measurements=_gathered(parts, [result.measurements for result in results]),
-        not_checked=_omissions(results, settled={"gpu_tee" if gpu and cpu else "", "cpu_tee" if gpu and cpu else ""}),
+        not_checked=_omissions(results, settled=frozenset() if nodes or not (gpu and cpu) else _EACH_OTHERS),
         report_data=results[0].report_data if len(cpu) == 1 and results[0] is cpu[0] else None,
         valid_from=max((r.valid_from for r in results if r.valid_from is not None), default=None),
         valid_until=min((r.valid_until for r in results if r.valid_until is not None), default=None),
@@ -69,7 +72,7 @@ def _gathered(parts: Sequence[Part], values: Sequence[Mapping[str, str]]) -> dic
     }
 
 
-def _omissions(results: Sequence[AttestationResult], settled: set[str]) -> dict[str, str]:
+def _omissions(results: Sequence[AttestationResult], settled: frozenset[str]) -> dict[str, str]:
     reasons: dict[str, dict[str, None]] = {}
     for result in results:
         for item, reason in result.not_checked.items():

@@ -43,6 +43,13 @@ CLOCK_SKEW: Final = timedelta(seconds=60)
 _HALF: Final = 32
 _VTPM: Final = frozenset({"azure-sev-snp", "azure-tdx"})
 _DONE_HERE: Final = frozenset({"nonce", "tls_binding", "workload"})
+_RTMRS_AND_CONFIG: Final = frozenset({"RTMR0", "RTMR1", "RTMR2", "RTMR3", "MRCONFIGID"})
+_BEYOND_FIRMWARE: Final = {
+    "tdx": _RTMRS_AND_CONFIG,
+    "azure-sev-snp": frozenset({"PCR4"}),
+    "azure-tdx": frozenset({"PCR4"}),
+}
+"""Where MEASUREMENT or MRTD is that of a firmware that boots anything: registers of which one tells what it booted."""
 _PRODUCTS: Final = {"ARK-Milan": "Milan", "ARK-Genoa": "Genoa", "ARK-Turin": "Turin"}
 _PINNED: Final = {
     "amd": frozenset(digest for name, digest in PINS.items() if name.startswith("amd_") and name.endswith("_ark")),
@@ -129,6 +136,10 @@ def appraise_node(
     claims = result.claims
     if outcome_of(checks) == "accepted" and not result.simulated:
         workload = Claim(status="proven", source="hardware", reason="the bundle allows the launch and the manifest")
+        if not _shows_workload(envelope, result, bundle):
+            reason = "the bundle holds the firmware and no register that tells what it booted"
+            workload = Claim(status="unknown", source="hardware", reason=reason)
+            not_checked["workload"] = reason
         claims = msgspec.structs.replace(claims, workload=workload)
     details = {**result.details, "trust_bundle_version": str(bundle.content.claims.version)}
     return replace(result, checks=checks, claims=claims, not_checked=not_checked, details=details)
@@ -175,6 +186,15 @@ def _check_bound(envelope: Envelope, result: AttestationResult, bundle: TrustBun
     if envelope.tee in _VTPM:  # whose qualifying data is a digest of both halves, held against them already
         return [launch]
     return [launch, *_check_halves(result.report_data, envelope)]
+
+
+def _shows_workload(envelope: Envelope, result: AttestationResult, bundle: TrustBundle) -> bool:
+    """Whether an entry of the bundle that fits says more than which firmware was launched (5.2.3, 5.4.5)."""
+    telling = _BEYOND_FIRMWARE.get(envelope.tee)
+    return telling is None or any(
+        allowed.items() <= result.measurements.items() and telling & allowed.keys()
+        for allowed in bundle.content.measurements
+    )
 
 
 def _bound_values(envelope: Envelope) -> tuple[bytes, bytes, bytes, bytes]:

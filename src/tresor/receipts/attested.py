@@ -125,7 +125,7 @@ def _check_inference(claims: ReceiptClaims, evidence: Mapping[str, bytes], trust
     result = appraise_inference(
         block, held, began=claims.attempts[-1].started_at, policy=trust.inference, collateral=trust.collateral
     )
-    return Attested(_findings("inference", result), _omissions("inference", result), simulated)
+    return Attested(_findings("inference", result), _omissions("inference", result), simulated or result.simulated)
 
 
 def _missing(claims: ReceiptClaims, trust: Trust | None) -> tuple[Finding, ...]:

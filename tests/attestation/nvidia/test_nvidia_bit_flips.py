@@ -1,27 +1,38 @@
 """Whatever is signed, changed in one bit, is refused with the code of a signature, or cannot be read."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 
 import msgspec
 import pytest
 
+from support import fake_nvidia as fake
 from support.evidence import sample, verify_at
 from support.flips import flips, ideal_certificate, one_bit, remembered, slices
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import AttestationError, EvidenceMalformedError
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
-from tresor.attestation.nvidia import report_result, verify
-from tresor.attestation.nvidia.nras import DetachedEat, parse_eat, parse_nras_jwks, verify_overall_token
+from tresor.attestation.nvidia import nras, report_result, verify
+from tresor.attestation.nvidia.nras import (
+    DetachedEat,
+    NrasKey,
+    parse_eat,
+    parse_nras_jwks,
+    verify_device_token,
+    verify_overall_token,
+)
 from tresor.attestation.nvidia.ocsp import parse_ocsp, verify_ocsp
 from tresor.attestation.nvidia.policy import NvidiaPolicy
-from tresor.attestation.nvidia.rim import parse_rim, verify_rim
+from tresor.attestation.nvidia.rim import Rim, parse_rim, verify_rim
 from tresor.attestation.nvidia.spdm import parse_report
 from tresor.attestation.nvidia.verifier import appraise_nvidia
 from tresor.attestation.nvidia.verify import verify_fwid, verify_signature
-from tresor.attestation.roots import vendor_anchors
+from tresor.attestation.roots import TrustAnchors, vendor_anchors
 from tresor.attestation.x509 import load_certificate, load_certificates, split_certificates
+from tresor.encodings import base64url_decode, base64url_encode
 
 FULL = "nvidia/h100-full-local"
 TOKEN = "bundles/tinfoil-tdx-gpu-20260629"
@@ -31,6 +42,36 @@ FWID = range(SIGNATURE.start - 5 - 48, SIGNATURE.start - 5)  # before the protec
 NONCE, FIRST_VALUE = range(4, 36), range(52, 100)
 LAYOUT = {AttestationCode.EVIDENCE_MALFORMED, AttestationCode.EVIDENCE_VERSION_UNSUPPORTED}
 INVALID = {AttestationCode.SIGNATURE_INVALID}
+
+
+SEGMENTS = {
+    "header": {
+        AttestationCode.EVIDENCE_MALFORMED,
+        AttestationCode.ALGORITHM_NOT_ALLOWED,
+        AttestationCode.TOKEN_INVALID,
+        AttestationCode.SIGNATURE_INVALID,
+    },
+    "payload": INVALID,
+    "signature": INVALID,
+}
+
+
+@cache
+def eat() -> DetachedEat:
+    return parse_eat((sample(TOKEN) / "nras_eat.json").read_bytes())
+
+
+@cache
+def nras_keys() -> Mapping[str, NrasKey]:
+    return parse_nras_jwks([(sample(TOKEN) / "nras_jwks.json").read_bytes()])
+
+
+def refusal_of_overall(token: str) -> AttestationCode | None:
+    try:
+        verify_overall_token(token, nras_keys(), anchors=vendor_anchors(), now=verify_at(TOKEN))
+    except AttestationError as error:
+        return error.code
+    return None
 
 
 @cache
@@ -89,32 +130,47 @@ def test_no_byte_of_a_whole_report_is_free(places: range, monkeypatch: pytest.Mo
         assert (code := code_of(flipped)) in codes_at(place), (place, bit, code)
 
 
+MANIFEST = {
+    AttestationCode.COLLATERAL_MALFORMED,
+    AttestationCode.ALGORITHM_NOT_ALLOWED,
+    AttestationCode.COLLATERAL_SIGNATURE_INVALID,
+}
+
+
+def is_refused(manifest: bytes, good: Rim, anchors: TrustAnchors, now: datetime) -> bool:
+    """Return whether a flipped manifest is refused; where it is not, it must be the good one to the letter."""
+    try:
+        found = verify_rim(manifest, anchors=anchors, now=now).rim
+    except AttestationError as error:
+        assert error.code in MANIFEST
+        return True
+    assert (found.content, found.signed_info, found.golden) == (good.content, good.signed_info, good.golden)
+    return False
+
+
+def outside_key_info(manifest: bytes) -> list[int]:
+    """Return the places of a manifest but those of KeyInfo: it is not signed, and compared with the chain it must be."""
+    start, stop = manifest.index(b"<ds:KeyInfo>"), manifest.index(b"</ds:KeyInfo>")
+    return [*range(start), *range(stop, len(manifest))]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_bit_of_a_small_manifest(part: int) -> None:
+    """White space inside tags is not part of the canonical document, nor are line breaks in what is base64."""
+    data = fake.rim(values={7: [fake.golden(7)]})
+    good, anchors = parse_rim(data), TrustAnchors(amd={}, nvidia_rim=(fake.RIM_CHAIN[-1].certificate,))
+    assert not is_refused(data, good, anchors, fake.AT)
+    for place, bit, changed in flips(data, outside_key_info(data)[part::4]):
+        assert is_refused(changed, good, anchors, fake.AT) or data[place : place + 1].isspace(), (place, bit)
+
+
 @pytest.mark.parametrize("file", ["driver_rim.xml", "vbios_rim.xml"])
 def test_bytes_of_a_manifest(file: str) -> None:
-    """Every fifth byte; KeyInfo is not signed, and is compared with the chain it must be.
-
-    White space inside tags is not part of the canonical document: such a flip may leave it as it was.
-    """
+    """Of every twentieth byte one bit: all bits would take minutes, and a smaller one has them."""
     data = (sample(FULL) / file).read_bytes()
-    good = parse_rim(data)
-    key_info = data.index(b"<ds:KeyInfo>"), data.index(b"</ds:KeyInfo>")
-    unchanged = 0
-    for position in range(0, len(data), 5):
-        if key_info[0] <= position < key_info[1]:
-            continue
-        changed = flipped(data, position, position % 7)
-        try:
-            found = verify_rim(changed, anchors=vendor_anchors(), now=verify_at(FULL)).rim
-        except AttestationError as error:
-            assert error.code in {  # noqa: PT017 - most flips raise, the few others are looked at below
-                AttestationCode.COLLATERAL_MALFORMED,
-                AttestationCode.ALGORITHM_NOT_ALLOWED,
-                AttestationCode.COLLATERAL_SIGNATURE_INVALID,
-            }
-        else:
-            assert (found.content, found.signed_info) == (good.content, good.signed_info)
-            unchanged += 1
-    assert unchanged < len(data) / 5 / 20
+    good, anchors, now = parse_rim(data), vendor_anchors(), verify_at(FULL)
+    for place, bit, changed in flips(data, outside_key_info(data)[::20], bits=one_bit):
+        assert is_refused(changed, good, anchors, now) or data[place : place + 1].isspace(), (place, bit)
 
 
 def test_every_byte_of_an_answer() -> None:
@@ -134,22 +190,32 @@ def test_every_byte_of_an_answer() -> None:
     assert refused > len(data) * 0.8
 
 
-def test_every_character_of_a_token() -> None:
-    folder = sample(TOKEN)
-    eat = parse_eat((folder / "nras_eat.json").read_bytes())
-    keys = parse_nras_jwks([(folder / "nras_jwks.json").read_bytes()])
-    now = verify_at(TOKEN)
-    verify_overall_token(eat.overall, keys, anchors=vendor_anchors(), now=now)
-    for position, character in enumerate(eat.overall):
-        changed = eat.overall[:position] + ("A" if character != "A" else "B") + eat.overall[position + 1 :]
+@pytest.mark.parametrize("segment", SEGMENTS)
+def test_every_bit_of_what_a_token_encodes(segment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nras, "_verify_key", remembered(nras._verify_key, lambda key, **_: key))
+    token = eat().overall
+    decoded = {name: base64url_decode(part) for name, part in zip(SEGMENTS, token.split("."), strict=True)}
+    for place, bit, changed in flips(decoded[segment]):
+        code = refusal_of_overall(".".join(map(base64url_encode, (decoded | {segment: changed}).values())))
+        assert code in SEGMENTS[segment], (place, bit, code)
+
+
+def test_every_bit_of_every_character_of_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nras, "_verify_key", remembered(nras._verify_key, lambda key, **_: key))
+    for place, bit, changed in flips(eat().overall.encode()):
+        code = refusal_of_overall(changed.decode("latin-1"))
+        assert code in {*SEGMENTS["header"], *INVALID}, (place, bit, code)
+
+
+def test_every_bit_of_every_character_of_a_devices_token() -> None:
+    good, keys, now = eat(), nras_keys(), verify_at(TOKEN)
+    overall = verify_overall_token(good.overall, keys, anchors=vendor_anchors(), now=now)
+    ((name, token),) = good.devices.items()
+    for place, bit, changed in flips(token.encode()):
+        other = replace(good, devices={name: changed.decode("latin-1")})
         with pytest.raises(AttestationError) as caught:
-            verify_overall_token(changed, keys, anchors=vendor_anchors(), now=now)
-        assert caught.value.code in {
-            AttestationCode.SIGNATURE_INVALID,
-            AttestationCode.EVIDENCE_MALFORMED,
-            AttestationCode.ALGORITHM_NOT_ALLOWED,
-            AttestationCode.TOKEN_INVALID,
-        }
+            verify_device_token(name, other, overall, keys, anchors=vendor_anchors(), now=now)
+        assert caught.value.code == AttestationCode.TOKEN_SUBMODULE_MISMATCH, (place, bit)
 
 
 def test_a_token_with_its_members_in_another_order_is_the_same() -> None:

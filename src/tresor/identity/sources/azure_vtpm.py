@@ -45,6 +45,7 @@ DEFAULT_DEVICE: Final = Path("/dev/tpmrm0")
 HCL_REPORT_INDEX: Final = 0x0140_0001
 AK_HANDLE: Final = 0x8100_0003
 
+_PEM_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _CERTIFICATION = "/metadata/THIM/amd/certification"
 _TD_QUOTE = "/acc/tdquote"
 
@@ -144,9 +145,12 @@ class AzureVtpmSource:
         answer = _parse_answer(_CERTIFICATION, self._fetch(_CERTIFICATION, None))
         try:
             pem = "\n".join(_text(_CERTIFICATION, answer, name) for name in ("vcekCert", "certificateChain"))
-            return tuple(split_certificates(pem.encode()))
+            certificates = split_certificates(pem.encode())
         except EvidenceMalformedError as error:
             raise _unreadable(_CERTIFICATION, str(error)) from error
+        if _PEM_BEGIN not in pem:
+            raise _unreadable(_CERTIFICATION, "no PEM text in it")
+        return tuple(certificates)
 
     def _fetch_td_quote(self, hcl_report: bytes) -> bytes:
         report = _parse_report(hcl_report).hardware_report
