@@ -23,7 +23,9 @@ from support.provider_network import Balancer, Kind, Provider, ProviderNetwork, 
 from support.router import Router, UpstreamEntry, chat, running_router, tresor, wait_until, write_config
 from support.wire import Answer
 from tresor.encodings import rfc3339
+from tresor.errors import SettingsError
 from tresor.receipts.claims import ReceiptClaims
+from tresor.settings.load import load_settings
 
 OTHER = bytes(range(32))
 HOUR = timedelta(hours=1)
@@ -306,21 +308,24 @@ class Live:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, network: ProviderNetwork) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live")
-    providers = {
-        name: network.open(name, kind, **behaviour)
-        for name, kind, behaviour in (
-            ("lapsing", "amd", {}),
-            ("pausing", "dstack", {}),
-            ("replaying", "amd", {"replayed": True}),
-            ("rolling", "amd", {"bundle": {"version": 5}}),
-            ("rotating", "dstack", {}),
-            ("stolen", "amd", {}),
-            ("moved", "aci", {}),
-            ("redirecting", "amd", {}),
-            ("front", "amd", {}),
-            ("intruder", "amd", {"spki": OTHER}),
-        )
+    kinds: dict[str, Kind] = {
+        "lapsing": "amd",
+        "pausing": "dstack",
+        "replaying": "amd",
+        "rolling": "amd",
+        "rotating": "dstack",
+        "stolen": "amd",
+        "moved": "aci",
+        "redirecting": "amd",
+        "front": "amd",
+        "intruder": "amd",
     }
+    behaviours: dict[str, dict[str, Any]] = {
+        "replaying": {"replayed": True},
+        "rolling": {"bundle": {"version": 5}},
+        "intruder": {"spki": OTHER},
+    }
+    providers = {name: network.open(name, kind, **behaviours.get(name, {})) for name, kind in kinds.items()}
     front = providers["front"]
     behind = [front.port]
     turn = iter(range(1 << 30))
@@ -490,19 +495,19 @@ def test_a_balancer_leads_to_a_backend_that_is_not_the_one(live: Live) -> None:
     world, canary = live.world, f"canary-{secrets.token_hex(8)}"
     front, intruder = world.providers["front"], world.providers["intruder"]
     assert world.router.complete(chat("front")).status == 200
-    live.behind.append(intruder.port)
+    live.behind[:] = [front.port, front.port, intruder.port]
     outcomes = []
-    for number in range(24):
-        request = chat("front", f"{canary}-{number}")
+    deadline = time.monotonic() + 20
+    while len(outcomes) < 12 or not {None, "pin_mismatch"} <= set(outcomes):
+        request = chat("front", f"{canary}-{len(outcomes)}")
         answer = world.router.complete(request)
-        claims = world.claims(answer, request)
-        outcomes.append(claims.attempts[-1].reason)
-        assert claims.attempts[-1].prompt_sent is (answer.status == 200)
-        if answer.status == 503:
-            time.sleep(0.1)
-    live.behind.remove(intruder.port)
-    assert None in outcomes
-    assert "pin_mismatch" in outcomes
+        (attempt,) = world.claims(answer, request).attempts
+        assert attempt.prompt_sent is (answer.status == 200)
+        outcomes.append(attempt.reason)
+        assert time.monotonic() < deadline, outcomes
+        time.sleep(0 if answer.status == 200 else 0.1)
+    live.behind[:] = [front.port]
+    assert set(outcomes) <= {None, "pin_mismatch", "attestation_failed"}
     assert intruder.port in live.balancer.passed
     received = intruder.received()
     for secret in (canary, "POST", "operators-secret"):
@@ -541,9 +546,9 @@ def test_the_environment_cannot_have_the_keys_of_tls_written_down(live: Live) ->
     [
         ("ATTESTATION", "none"),
         ("ALLOW_SIMULATED", "true"),
-        ("RELEASE_ROOT_FILE", "/tmp/other.jwk"),  # noqa: S108 - a name in a setting that is refused
-        ("TRUST_BUNDLE_FILE", "/tmp/other.jws"),  # noqa: S108 - likewise
-        ("POLICY_FILE", "/tmp/other.toml"),  # noqa: S108 - likewise
+        ("RELEASE_ROOT_FILE", "other.jwk"),
+        ("TRUST_BUNDLE_FILE", "other.jws"),
+        ("POLICY_FILE", "other.toml"),
         ("WORKLOAD", "router"),
         ("ATTESTATION_MAX_AGE_S", "1e9"),
     ],
@@ -551,27 +556,28 @@ def test_the_environment_cannot_have_the_keys_of_tls_written_down(live: Live) ->
 def test_the_environment_does_not_change_what_is_demanded(
     network: ProviderNetwork, tmp_path: Path, member: str, value: str
 ) -> None:
-    provider = Provider(network, "never", "amd", network.folder, 1)
-    config = write_config(tmp_path, [provider.entry(api_key_env=None)])
-    checked = tresor("config", "check", "--config", config, environment={f"TRESOR_UPSTREAMS__0__{member}": value})
-    assert checked.exit_code == 1
-    assert f"TRESOR_UPSTREAMS__0__{member}" in checked.err
-    assert tresor("config", "check", "--config", config).exit_code == 0
+    variable = f"TRESOR_UPSTREAMS__0__{member}"
+    config = write_config(tmp_path, [never(network, "amd")])
+    with pytest.raises(SettingsError, match=f"{variable}: .* is demanded of an upstream in the file"):
+        load_settings(config, {variable: value})
+    assert load_settings(config, {}).settings.upstreams[0].attestation == "tresor"
 
 
 def test_the_environment_does_not_replace_an_upstream(network: ProviderNetwork, tmp_path: Path) -> None:
-    provider = Provider(network, "never", "amd", network.folder, 1)
-    config = write_config(tmp_path, [provider.entry(api_key_env=None)])
+    config = write_config(tmp_path, [never(network, "amd")])
     models = '[{key = "m", upstream_name = "m"}]'
     table = f'{{provider = "p", region = "r", base_url = "https://h/v1", attestation = "none", models = {models}}}'
-    checked = tresor("config", "check", "--config", config, environment={"TRESOR_UPSTREAMS__0": table})
-    assert (checked.exit_code, "TRESOR_UPSTREAMS__0" in checked.err) == (1, True)
+    done = tresor("serve", "--config", config, environment={"TRESOR_UPSTREAMS__0": table})
+    assert (done.exit_code, "TRESOR_UPSTREAMS__0" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize("kind", ["amd", *TDX])
 def test_http_is_no_way_to_an_attested_upstream(network: ProviderNetwork, tmp_path: Path, kind: Kind) -> None:
-    provider = Provider(network, "never", kind, network.folder, 1)
-    entry = provider.entry(api_key_env=None, base_url="http://localhost:1/v1", ca_file=None, allow_plaintext=True)
-    checked = tresor("config", "check", "--config", write_config(tmp_path, [entry]))
-    assert checked.exit_code == 1
-    assert "is not https" in checked.err
+    entry = never(network, kind, base_url="http://localhost:1/v1", ca_file=None, allow_plaintext=True)
+    with pytest.raises(SettingsError, match="is not https"):
+        load_settings(write_config(tmp_path, [entry]), {})
+
+
+def never(network: ProviderNetwork, kind: Kind, **settings: Any) -> UpstreamEntry:
+    """Return the entry of an upstream that is never asked."""
+    return Provider(network, "never", kind, network.folder, 1).entry(api_key_env=None, **settings)

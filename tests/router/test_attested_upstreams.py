@@ -159,12 +159,11 @@ def test_the_receipt_says_what_was_verified(world: World, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_hops_verify_offline_from_the_one_file(world: World, kind: Kind) -> None:
     receipt, claims = world.exchange(kind)
-    code, report = world.verify(kind, receipt)
+    years_later = rfc3339((datetime.fromtimestamp(claims.iat, UTC) + timedelta(days=1000)).timestamp())
+    code, report = world.verify(kind, receipt, f"--at={years_later}")
     assert (code, report["result"]) == (0, "pass")
     made = {check["check"] for check in report["checks"]}
     assert {"router_tee", "inference_tee"} <= made
-    years_later = rfc3339((datetime.fromtimestamp(claims.iat, UTC) + timedelta(days=1000)).timestamp())
-    assert world.verify(kind, receipt, f"--at={years_later}")[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["amd", "dstack"])

@@ -314,7 +314,8 @@ def test_a_cut_answer_is_cut(sidecar: Sidecar, alpha: Upstream, sent: bytes, ver
         if answer.status == 502:  # nothing of it had been passed on
             raise ConnectionError
         if version == "1.0":  # whose bodies end with the connection: TLS has to say whether that was the end
-            wire.sock.suppress_ragged_eofs = False  # type: ignore[union-attr]  # it is one of TLS
+            assert isinstance(wire.sock, ssl.SSLSocket)
+            wire.sock.suppress_ragged_eofs = False
             while wire.sock.recv(1 << 16):
                 pass
             raise RuntimeError("the end of TLS was announced")
@@ -384,9 +385,11 @@ def serve_once(listener: socket.socket) -> None:
 def test_it_is_what_its_release_says(sidecar: Sidecar, ceremony: Ceremony, tls: Tls, alpha: Upstream) -> None:
     line = [f"--url={sidecar.origin}", f"--release-root={ceremony.root_file}", f"--ca-file={tls.ca_file}", "--json"]
     bundle = f"--trust-bundle={ceremony.bundle_file}"
-    done = tresor("attest", *line, bundle, "--allow-simulated", module="verify")
+    done = tresor("attest", *line, bundle, "--workload=inference", "--allow-simulated", module="verify")
     report = msgspec.json.decode(done.out)
     assert (done.exit_code, report["result"]) == (0, "pass")
+    as_router = tresor("attest", *line, bundle, "--allow-simulated", module="verify")
+    assert (as_router.exit_code, "bundle_workload_mismatch" in as_router.out) == (1, True)
     assert report["tls_spki_sha256"] == spki_of(tls.certificate_file).hex()
     assert alpha.requests == []
 
@@ -426,23 +429,22 @@ def test_without_evidence_nothing_is_forwarded(tmp_path: Path, ceremony: Ceremon
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "fault"),
+    ("setting", "fault"),
     [
-        ("backend.base_url", "http://10.0.0.1:8000", "is not on this machine"),
-        ("backend.base_url", "http://127.0.0.1:8000/v1", "is not an origin"),
-        ("identity.tee", "none", "a sidecar has nothing to do but to attest"),
-        ("backend.unknown", "1", "is not a setting"),
+        ("backend.base_url=http://10.0.0.1:8000", "is not on this machine"),
+        ("backend.base_url=http://127.0.0.1:8000/v1", "is not an origin"),
+        ("identity.tee=none", "a sidecar has nothing to do but to attest"),
+        ("backend.unknown=1", "is not a setting"),
     ],
 )
-def test_settings_that_make_no_sense(
-    tmp_path: Path, ceremony: Ceremony, tls: Tls, setting: str, value: str, fault: str
-) -> None:
+def test_settings_that_make_no_sense(tmp_path: Path, ceremony: Ceremony, tls: Tls, setting: str, fault: str) -> None:
     tree: dict[str, Any] = {
         "server": {"tls_certificate_file": str(tls.certificate_file), "tls_key_file": str(tls.key_file)},
         "identity": ceremony.identity(),
         "backend": {"base_url": "http://127.0.0.1:8000"},
     }
-    table, member = setting.split(".")
+    name, _, value = setting.partition("=")
+    table, member = name.split(".")
     tree[table][member] = value
     (tmp_path / "sidecar.toml").write_text("\n".join(toml((), tree)))
     done = tresor("sidecar", "--config", tmp_path / "sidecar.toml")
