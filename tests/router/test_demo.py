@@ -161,8 +161,8 @@ def test_the_printed_lines_work_when_pasted(demo: Demo) -> None:
 def test_one_changed_byte_fails_and_so_does_simulated_evidence_that_nobody_asked_for(demo: Demo) -> None:
     test_the_printed_lines_work_when_pasted(demo)
     response = demo.folder / "response.json"
-    hops = ["--release-root", demo.folder / "release-root.jwk", "--require", "router,inference"]
-    files = ["--response", response, demo.folder / "receipt.json"]
+    hops: list[str | Path] = ["--release-root", demo.folder / "release-root.jwk", "--require", "router,inference"]
+    files: list[str | Path] = ["--response", response, demo.folder / "receipt.json"]
     real = tresor("receipt", *hops, *files, module="verify")
     assert (real.exit_code, real.out.splitlines()[0]) == (1, "FAIL  simulated_not_allowed, simulated_not_allowed")
     response.write_bytes(response.read_bytes().replace(b"assistant", b"assistanT"))

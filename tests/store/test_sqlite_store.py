@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from tresor.errors import StoreUnavailableError
-from tresor.store.base import NewReceipt
+from tresor.store.base import EvidenceItem, NewReceipt
 from tresor.store.sqlite import store as module
 from tresor.store.sqlite.store import SqliteStore
 
@@ -88,6 +88,38 @@ def test_a_new_file_gets_the_newest_schema(path: Path, store: SqliteStore) -> No
         assert connection.execute("PRAGMA user_version").fetchone() == (len(scripts),)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version_keeps_what_it_holds(path: Path, version: int) -> None:
+    """Customers that were added before there were required claims require nothing, until that is changed."""
+    scripts = sorted((Path(module.__file__).parent / "migrations").glob("*.sql"))
+    receipt_id, item = uuid4(), EvidenceItem(b"d" * 32, "text/plain", b"data")
+    with closing(sqlite3.connect(path)) as connection:
+        for script in scripts[:version]:
+            connection.executescript(script.read_text())
+        connection.execute("INSERT INTO customers VALUES (7, 'acme', 'gold', ?)", (NOW,))
+        connection.execute("INSERT INTO api_keys VALUES (?, 'key_1', 7, 'laptop', ?, NULL)", (b"1" * 32, NOW))
+        connection.execute("INSERT INTO signing_keys VALUES (3, 'k', 'x', 'y', ?, NULL, 0)", (NOW,))
+        connection.execute("INSERT INTO receipts VALUES (1, ?, 7, 3, 1, ?, 'k.1')", (receipt_id.bytes, NOW))
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+    for opened_before in (False, True):
+        store = SqliteStore(path)
+        (customer,) = store.customers()
+        assert (customer.id, customer.name, customer.plan, customer.created_at) == (7, "acme", "gold", NOW)
+        found = store.find_api_key(b"1" * 32)
+        assert found is not None
+        assert found.required_claims == ({"cpu_tee"} if opened_before else frozenset())
+        stored = store.find_receipt(str(receipt_id), 7)
+        assert stored is not None
+        assert (stored.token, last_seq(store)) == ("k.1", 1)
+        assert store.change_customer("acme", plan=None, required_claims="cpu_tee") is not None
+        store.put_evidence([item], used_until=NOW)
+        assert store.find_evidence([item.digest]) == [item]
+        store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(scripts),)
+
+
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
@@ -117,7 +149,10 @@ def every_call(store: SqliteStore) -> list[Callable[[], object]]:
         store.signing_keys,
         store.rotation_requested_at,
         lambda: store.add_customer("acme", "default", now=NOW),
+        lambda: store.change_customer("acme", plan="gold", required_claims=None),
         lambda: store.find_api_key(b"1"),
+        lambda: store.put_evidence([EvidenceItem(b"1" * 32, "text/plain", b"1")], used_until=NOW),
+        lambda: store.find_evidence([b"1" * 32]),
         lambda: store.append_receipts(receipts(2)),
         lambda: store.find_receipt(str(uuid4()), 1),
         lambda: store.list_receipts(1, after=None, limit=1),

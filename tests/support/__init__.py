@@ -11,8 +11,9 @@ test.
         receipt = router.verify(answer.receipt_id, request=request, response=answer.body)
         assert alpha.last.json["model"] == "alpha-solo"  # what the router sent: .head, .body, .headers
 
-Its routes: `m` at `eu/alpha/m` and, by its weight never the first choice, `us/beta/m`; `solo` at `eu/alpha/solo` alone; `embed` (embeddings) and
-`whisper` (transcriptions) at alpha. The upstreams' names for them are `alpha-m`, `beta-m`, `alpha-solo`, and so on.
+Its routes: `m` at `eu/alpha/m` and, by its weight never the first choice, `us/beta/m`; `solo` at `eu/alpha/solo` alone;
+`embed` (embeddings) and `whisper` (transcriptions) at alpha. The upstreams' names for them are `alpha-m`, `beta-m`,
+`alpha-solo`, and so on.
 
 An upstream that failed in earlier tests may rest, and is then passed over. A test that has one fail and another take
 over takes `steady_router`, the same router with nothing held against anybody.

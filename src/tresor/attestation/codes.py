@@ -99,7 +99,6 @@ class AttestationCode(StrEnum):
     ISSUED_AT_IN_FUTURE = "issued_at_in_future"
     WORKLOAD_MISMATCH = "workload_mismatch"
     IDENTITY_TAG_MISMATCH = "identity_tag_mismatch"
-    IDENTITY_TAG_NOT_ALLOWED = "identity_tag_not_allowed"
 
     # Cannot be decided
     EVIDENCE_MISSING = "evidence_missing"

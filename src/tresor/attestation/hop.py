@@ -21,7 +21,7 @@ from tresor.attestation.providers.aci import parse_aci
 from tresor.attestation.providers.answer import Known, Node, appraise_answer
 from tresor.attestation.providers.dstack import parse_dstack
 from tresor.attestation.providers.tinfoil import parse_tinfoil
-from tresor.attestation.results import AttestationResult, Check, failed
+from tresor.attestation.results import AttestationResult, Check, failed, undecided
 from tresor.attestation.roots import TrustAnchors, vendor_anchors
 from tresor.trust.bundle import parse_bundle, verify_bundle
 from tresor.trust.errors import TrustError
@@ -167,7 +167,7 @@ def _appraise_tresor(
         return _refused(failed("trust_bundle", AttestationCode.ROOT_NOT_PINNED, "no release root is given"))
     if answer.trust_bundle is None:
         detail = "the upstream serves no trust bundle, and none is given"
-        return _refused(failed("trust_bundle", AttestationCode.COLLATERAL_MISSING, detail))
+        return _refused(undecided("trust_bundle", AttestationCode.COLLATERAL_MISSING, detail))
     try:
         envelope = parse_envelope(answer.document)
         bundle = verify_bundle(

@@ -110,13 +110,6 @@ def test_certificates_have_their_time(later: timedelta, code: str | None) -> Non
     assert appraise(now=NOW + later).code == code
 
 
-def test_every_bit_is_covered() -> None:
-    for offset in range(len(REPORT)):
-        flipped = bytearray(REPORT)
-        flipped[offset] ^= 1 << (offset * 5 % 8)
-        assert appraise(bytes(flipped)).outcome == "rejected", hex(offset)
-
-
 def test_its_certificate_is_found_among_others() -> None:
     others = (b"", OTHER_ROOT.issue(NOW).certificates[0], *fake_amd().issuers)
     assert appraise(REPORT, *others, *PROCESSOR.certificates).outcome == "accepted"

@@ -144,6 +144,8 @@ def parse_endorsement(der: bytes) -> EndorsementCertificate | None:
         public_key = serialization.load_der_public_key(asn1.encode_der(tbs.subject_public_key_info))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _malformed(f"{len(der)} bytes are not one DER certificate") from error
+    if certificate.signature.padding_bits():  # whose number no signature covers
+        raise _malformed("the certificate's signature is not of whole bytes")
     algorithm = asn1.encode_der(certificate.signature_algorithm)
     if algorithm not in _SIGNATURE_ALGORITHMS or algorithm != asn1.encode_der(tbs.signature):
         raise EvidenceMalformedError(
