@@ -418,7 +418,7 @@ class Exchange:
         reasons = {attempt.reason for attempt in tries}
         attempts = tuple(FailedAttempt(attempt.route.id, attempt.reason, attempt.status) for attempt in tries)
         if not any(attempt.prompt_sent for attempt in tries):
-            if self._plan.demanding and reasons <= {"attestation_failed"}:
+            if self._plan.demanding and (not self._plan.candidates or reasons == {"attestation_failed"}):
                 claims = ", ".join(sorted(self._plan.required_claims)) or "that it is attested"
                 return RequestError(
                     412,
