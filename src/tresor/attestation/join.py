@@ -31,7 +31,7 @@ def join(parts: Sequence[Part]) -> AttestationResult:
     cpu = [result for result in results if result.tee != GPU_TEE]
     gpu = [result for result in results if GPU_TEE in result.tee]
     # Beside a whole node with GPUs, one without any speaks of them, too: either may be the one that serves.
-    nodes = any(result in cpu for result in gpu)
+    nodes = any(result.tee != GPU_TEE for result in gpu)
     return AttestationResult(
         tee="+".join(tees),
         checks=tuple(

@@ -52,6 +52,8 @@ Endorse = Callable[[Callable[[Collateral], tuple[Need, ...]], Collateral], Colla
 
 _FIRST_RETRY_S: Final = 1.0
 _MAX_RETRY_S: Final = 60.0
+_RESTLESS_S: Final = 5.0
+"""A TLS key that changes twice within this time is not asked about again before it has passed."""
 _MAX_DETAIL_CHARS: Final = 500
 _KINDS: Final = (
     (CollateralKind.CERTIFICATE, "certificates"),
@@ -178,6 +180,7 @@ class AttestedChannel:
         self._verification: asyncio.Task[None] | None = None
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
+        self._changed_at = float("-inf")
         self._closed = False
         self._min_bundle_version = 0  # of a Tresor node: versions only grow
 
@@ -215,13 +218,18 @@ class AttestedChannel:
         return standing
 
     def key_changed(self) -> None:
-        """Take note that a connection ended at another key than the one that is bound: verify anew."""
+        """Take note that a connection ended at another key than the one that is bound: verify anew.
+
+        At once, unless it happens again and again, as behind a balancer of several nodes: then after a rest.
+        """
+        now = self._clock()
+        restless, self._changed_at = now - self._changed_at < _RESTLESS_S, now
         _log.warning("upstream's TLS key changed", extra={"provider": self._provider})
         self._standing = None
         self.state = ChannelState.UNVERIFIED
         self._on_change()
-        self._retry_at = 0.0
-        if not self._closed:
+        self._retry_at = now + _RESTLESS_S if restless else 0.0
+        if not self._closed and not restless:
             self._verify()
 
     def upkeep(self) -> None:

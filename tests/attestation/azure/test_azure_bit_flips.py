@@ -89,9 +89,13 @@ def good_quote() -> UnverifiedQuote:
 def flipped_quotes(part: str, bits: BitsOf) -> Iterator[tuple[object, UnverifiedQuote]]:
     """Yield where a bit of the good quote was flipped, and the quote."""
     good = good_quote()
-    if part != "pcrs":
-        for place, bit, flipped in flips(getattr(good, part), bits=bits):
-            yield (place, bit), replace(good, **{part: flipped})
+    if part == "message":
+        for place, bit, flipped in flips(good.message, bits=bits):
+            yield (place, bit), replace(good, message=flipped)
+        return
+    if part == "signature":
+        for place, bit, flipped in flips(good.signature, bits=bits):
+            yield (place, bit), replace(good, signature=flipped)
         return
     for index, value in enumerate(good.pcrs):
         for place, bit, flipped in flips(value, bits=bits):

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from support.flips import flips
+from support.flips import flips, remembered
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.roots import TrustAnchors
 from tresor.attestation.simulated.layout import MEASUREMENT_PREFIX
 from tresor.attestation.simulated.verifier import appraise_simulated
 from tresor.attestation.snp.policy import SnpPolicy
+from tresor.attestation.x509 import build_chain
 from tresor.identity.simulated import SimulatedRoot
 
 NOW = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
@@ -64,7 +65,10 @@ def test_regions_are_the_whole_report() -> None:
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_every_bit(region: str) -> None:
+def test_every_bit(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The certificates are the same in all of these appraisals, and a pure function verifies their chain.
+    chain = remembered(build_chain, lambda leaf, *_, **__: leaf)
+    monkeypatch.setattr("tresor.attestation.simulated.verify.build_chain", chain)
     first, behind, codes = REGIONS[region]
     for place, bit, flipped in flips(REPORT, range(first, behind)):
         assert (code := code_of(flipped)) in codes, (hex(place), bit, code)

@@ -18,11 +18,11 @@ from tresor.attestation.errors import AttestationError
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.results import AttestationResult
 from tresor.attestation.roots import vendor_anchors
-from tresor.attestation.tdx import verify
 from tresor.attestation.tdx.abi import parse_quote
 from tresor.attestation.tdx.policy import TdxPolicy
 from tresor.attestation.tdx.verifier import appraise_tdx
-from tresor.attestation.x509 import build_chain, load_certificate
+from tresor.attestation.tdx.verify import pck_certificates
+from tresor.attestation.x509 import build_chain, load_certificate, load_certificates
 
 NAME = "tdx/v4-uptodate"
 MALFORMED = AttestationCode.EVIDENCE_MALFORMED
@@ -99,8 +99,9 @@ def test_regions_are_the_whole_quote() -> None:
 @pytest.mark.parametrize("region", [region for region in REGIONS if region != "certificates"])
 def test_every_bit(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The certificates are the same in all of these quotes, and pure functions read and verify them.
-    monkeypatch.setattr(verify, "load_certificates", remembered(verify.load_certificates, lambda data: data))
-    monkeypatch.setattr(verify, "build_chain", remembered(build_chain, lambda leaf, rest, **_: (leaf, *rest)))
+    module = "tresor.attestation.tdx.verify"
+    monkeypatch.setattr(f"{module}.load_certificates", remembered(load_certificates, lambda data: data))
+    monkeypatch.setattr(f"{module}.build_chain", remembered(build_chain, lambda leaf, rest, **_: (leaf, *rest)))
     first, behind, codes = REGIONS[region]
     for place, bit, flipped in flips(quote(), range(first, behind)):
         assert (code := appraised(flipped).code) in codes, (place, bit, code)
@@ -120,13 +121,13 @@ def test_every_character_of_the_certificates(places: range) -> None:
 
 @pytest.mark.parametrize("depth", [0, 1], ids=["PCK", "its issuer"])
 def test_every_bit_of_the_certificates_is_signed(depth: int) -> None:
-    chain = [c.public_bytes(Encoding.DER) for c in verify.pck_certificates(parse_quote(quote()))]
+    chain = [c.public_bytes(Encoding.DER) for c in pck_certificates(parse_quote(quote()))]
     below, above = ([load_certificate(der) for der in ders] for ders in (chain[:depth], chain[depth + 1 :]))
     for place, bit, flipped in flips(chain[depth]):
         code = None
         try:
-            leaf, *rest = [*below, load_certificate(flipped), *above]
-            build_chain(leaf, rest, roots=vendor_anchors().intel, now=verify_at(NAME))
+            certificates = [*below, load_certificate(flipped), *above]
+            build_chain(certificates[0], certificates[1:], roots=vendor_anchors().intel, now=verify_at(NAME))
         except AttestationError as error:
             code = error.code
         assert code in CERTIFICATES, (place, bit, code)

@@ -1,11 +1,13 @@
 """What of a bag of collateral concerns NVIDIA devices: manifests and OCSP answers, found by content."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.ocsp import OCSPResponse
 
-from tresor.attestation.errors import AttestationError
+from tresor.attestation.codes import AttestationCode
+from tresor.attestation.errors import AttestationError, EvidenceMalformedError
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat
 from tresor.attestation.nvidia.appraise import version_of
 from tresor.attestation.nvidia.evidence_list import DeviceEvidence, parse_evidence_list
@@ -18,6 +20,10 @@ from tresor.attestation.results import Check
 from tresor.attestation.x509 import load_certificates, readable_certificates
 
 __all__ = ["certificates_of", "devices_of", "fits", "is_answered", "is_for", "parse_answers", "parse_rims"]
+
+
+_MAX_BAG: Final = 1024
+"""Certificates of which each may be the one that signed: a signature is tried with each."""
 
 
 def devices_of(evidence: Evidence) -> tuple[DeviceEvidence, ...]:
@@ -35,9 +41,13 @@ def certificates_of(item: DeviceEvidence, collateral: Collateral) -> list[x509.C
     """Return the certificates that came with a device, else all of the bag.
 
     Raises:
-        EvidenceMalformedError: those that came with it cannot be read.
+        EvidenceMalformedError: those that came with it cannot be read, or there are too many in the bag.
     """
     if item.certificates is None:
+        if (count := len(collateral.certificates)) > _MAX_BAG:
+            raise EvidenceMalformedError(
+                AttestationCode.EVIDENCE_TOO_LARGE, f"{count} certificates, want at most {_MAX_BAG}"
+            )
         return readable_certificates(collateral.certificates)
     return load_certificates(item.certificates)
 
