@@ -93,6 +93,7 @@ class ReceiptCode(StrEnum):
     ROUTER_ATTESTATION_STALE = "router_attestation_stale"
     ROUTER_ATTESTATION_MISSING = "router_attestation_missing"
     INFERENCE_ATTESTATION_MISSING = "inference_attestation_missing"
+    HOPS_NOT_DISTINCT = "hops_not_distinct"
     JWKS_UNAVAILABLE = "jwks_unavailable"
 
 

@@ -1,13 +1,17 @@
 """Attacks on verifiers that once worked: each must cost its author more than whoever verifies."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import time
+import tracemalloc
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,9 +37,13 @@ from tresor.attestation.nvidia.rim import MAX_RIM_BYTES, parse_rim
 from tresor.attestation.policy import STRICT
 from tresor.attestation.providers.answer import Known, appraise_answer
 from tresor.attestation.providers.chutes import parse_chutes
+from tresor.attestation.recognise import decode_binary, recognise
 from tresor.attestation.registry import appraise
 from tresor.attestation.results import AttestationResult
 from tresor.attestation.roots import vendor_anchors
+from tresor.attestation.tdx.collateral import parse_collateral
+from tresor.attestation.tdx.event_log import parse_event_log
+from tresor.errors import TresorError
 
 BOUND_S: Final = 10.0
 """Far above what any of these takes, and far below what each took."""
@@ -84,6 +92,32 @@ def test_the_largest_manifest_takes_a_moment() -> None:
         began = time.monotonic()
         parse_rim(manifest)
         assert time.monotonic() - began < BOUND_S
+
+
+# --- Hexadecimal text: a pattern that remembered each of its turns took 150 bytes for two digits
+
+DIGITS: Final = "ab" * (1 << 20)
+EVENT: Final = {"imr": 3, "event_type": 1, "digest": "", "event": "", "event_payload": DIGITS}
+HEXADECIMAL: Final[dict[str, Callable[[], object]]] = {
+    "file": lambda: recognise(DIGITS.encode()),
+    "member": lambda: decode_binary(DIGITS),
+    "event-log": lambda: parse_event_log(json.dumps([EVENT]).encode()),
+    "tdx-collateral": lambda: parse_collateral(
+        msgspec.json.encode(msgspec.json.decode(INTEL.collateral()) | {"pck_crl": DIGITS})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEXADECIMAL)
+def test_hexadecimal_text_takes_a_few_times_its_own_memory(name: str) -> None:
+    """An upstream that nobody has verified yet answers with up to 4 MiB: 0.3 GB of them took a router's memory."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(TresorError):
+            HEXADECIMAL[name]()
+        assert tracemalloc.get_traced_memory()[1] < 16 * len(DIGITS)
+    finally:
+        tracemalloc.stop()
 
 
 # --- Bags of certificates
@@ -140,7 +174,7 @@ def chutes_result(document: bytes) -> AttestationResult:
 def test_one_node_with_gpus_speaks_for_no_other() -> None:
     """Nothing signs the list of devices: who takes one node's away must not keep the claim of the others."""
     assert chutes_result(chutes()).claims.gpu_tee.status == "proven"
-    answer = json.loads(chutes())
+    answer = msgspec.json.decode(chutes())
     answer["evidence"][1]["gpu_evidence"] = []
     result = chutes_result(json.dumps(answer).encode())
     assert result.outcome == "accepted"

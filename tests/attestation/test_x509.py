@@ -215,6 +215,7 @@ def pem_of(der: bytes) -> bytes:
         LEAF.der + LEAF.der,
         pem_of(LEAF.der),
         bytes(16 * 1024 + 1),
+        LEAF.der.replace(b"\0" + LEAF.certificate.signature, b"\1" + LEAF.certificate.signature),  # unused bits
     ],
 )
 def test_not_one_der_certificate(der: bytes) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.ceremony import Ceremony, amd_ceremony, fingerprint, simulated_ceremony
 from tresor.attestation import node
 from tresor.attestation.envelope import TRUST_BUNDLE, Part, block_of, parse_envelope, parts_of
+from tresor.attestation.hop import HopPolicy
 from tresor.encodings import digest_string, rfc3339
 from tresor.errors import ReceiptCode, ReceiptMalformedError, ReceiptMismatchError, ReceiptUndecidedError
 from tresor.jose.jwk import ReceiptKey, parse_jwks, public_jwk
@@ -310,3 +311,53 @@ def test_without_a_release_root_nothing_is_claimed(issuer: Issuer) -> None:
     verified = verify_receipt(issuer.receipt(), jwks(issuer.key), now=NOW)
     assert "router_tee" not in {finding.check for finding in verified.checked}
     assert {"attestation", "key_set"} <= {omission.item for omission in verified.not_checked}
+
+
+# Both hops.
+
+
+def with_upstream(issuer: Issuer, spki: bytes) -> UnverifiedReceipt:
+    """Return a receipt whose upstream is a node of the issuer's own ceremony and receipt key, with another TLS key."""
+    nonce = b"\7" * 32
+    answer = issuer.ceremony.envelope(spki, issuer.key.public_key(), issued_at=NOW, nonce=nonce)
+    bundle = issuer.ceremony.bundle_file.read_bytes()
+    unknown = {"status": "unknown", "source": "operator", "reason": "simulated"}
+    block = {
+        "provider": "itself",
+        "tee": "simulated",
+        "status": "unverified",
+        "required": True,
+        "origin": "tresor",
+        "verified_at": rfc3339(NOW.timestamp()),
+        "expires_at": rfc3339((NOW + timedelta(minutes=10)).timestamp()),
+        "verifier": "tests",
+        "channel_binding": {"type": "tls_spki_sha256", "spki_sha256": spki.hex()},
+        "measurements": {},
+        "claims": dict.fromkeys(("cpu_tee", "gpu_tee", "tcb", "workload"), unknown),
+        "nonce": nonce.hex(),
+        "evidence": [
+            {"type": kind, "digest": digest_string(data), "media_type": media_type, "size": len(data)}
+            for kind, media_type, data in (
+                ("answer", "application/json", answer),
+                (TRUST_BUNDLE, "application/jose", bundle),
+            )
+        ],
+    }
+    attempts = [attempt | {"started_at": rfc3339(NOW.timestamp())} for attempt in GOOD["attempts"]]
+    receipt = issuer.receipt(claims={"inference_attestation": block, "attempts": attempts})
+    issuer.evidence |= {digest_string(data): data for data in (answer, bundle)}
+    return UnverifiedReceipt(jws=receipt.jws, id=None, evidence=issuer.evidence)
+
+
+@pytest.mark.parametrize(("spki", "expected"), [(b"\2" * 32, []), (SPKI, ["hops_not_distinct"])])
+def test_one_nodes_evidence_is_not_enough_for_both_hops(issuer: Issuer, spki: bytes, expected: list[str]) -> None:
+    policy = HopPolicy(release_root=issuer.ceremony.trust_key, workload="router", allow_simulated=True)
+    trust: dict[str, Any] = {"require": frozenset({"router", "inference"}), "inference": policy}
+    receipt = with_upstream(issuer, spki)
+    if expected:
+        assert codes(refusal(receipt, issuer, **trust)) == expected
+    else:
+        verify(receipt, issuer, **trust)
+    # And the router's software is no inference, whoever's key it has.
+    trust["inference"] = HopPolicy(release_root=issuer.ceremony.trust_key, allow_simulated=True)
+    assert "bundle_workload_mismatch" in codes(refusal(receipt, issuer, **trust))

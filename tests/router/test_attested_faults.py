@@ -292,7 +292,7 @@ def test_failover_of_who_demands_nothing_tells_the_truth(world: World) -> None:
 # Faults that come later.
 
 MAX_AGE_S = 4.0
-LONGER = {"pausing": 8.0, "stolen": 600.0, "moved": 600.0, "redirecting": 600.0}
+LONGER = {"pausing": 8.0, **dict.fromkeys(("stolen", "moved", "redirecting", "hesitant"), 600.0)}
 
 
 @dataclass(frozen=True)
@@ -319,6 +319,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, network: ProviderNetwork) -> 
         "redirecting": "amd",
         "front": "amd",
         "intruder": "amd",
+        "hesitant": "amd",
     }
     behaviours: dict[str, dict[str, Any]] = {
         "replaying": {"replayed": True},
@@ -490,13 +491,30 @@ def test_another_key_behind_the_same_port_gets_nothing(live: Live, name: str, co
         assert secret.encode() not in received
 
 
+def test_what_is_verified_while_a_caller_waits_is_held_against_its_demands(live: Live) -> None:
+    """When the plan was made the channel could still have turned out to prove what is demanded."""
+    world, provider = live.world, live.world.providers["hesitant"]
+    assert world.router.complete(chat("hesitant")).status == 200
+    provider.behave(delay_s=1.0)
+    provider.rotate()
+    assert world.router.complete(chat("hesitant")).error["attempts"][0]["reason"] == "pin_mismatch"
+    canary = f"canary-{secrets.token_hex(8)}"
+    request = chat("hesitant", canary)
+    answer = world.router.complete(request, X_Tresor_Require_Attestation="gpu_tee")
+    assert (answer.status, answer.error["code"]) == (412, "attestation_requirements_not_met")
+    assert_told_why(world, "hesitant", answer, request, "attestation_failed")
+    assert world.state("hesitant") == "verified"
+    assert canary.encode() not in provider.received()
+    assert world.router.complete(request, X_Tresor_Require_Attestation="cpu_tee").status == 200
+
+
 def test_a_balancer_leads_to_a_backend_that_is_not_the_one(live: Live) -> None:
     """Every new connection is held against the pin, not only the first one."""
     world, canary = live.world, f"canary-{secrets.token_hex(8)}"
     front, intruder = world.providers["front"], world.providers["intruder"]
     assert world.router.complete(chat("front")).status == 200
     live.behind[:] = [front.port, front.port, intruder.port]
-    outcomes = []
+    outcomes: list[str | None] = []
     deadline = time.monotonic() + 20
     while len(outcomes) < 12 or not {None, "pin_mismatch"} <= set(outcomes):
         request = chat("front", f"{canary}-{len(outcomes)}")

@@ -153,7 +153,7 @@ def test_the_printed_lines_work_when_pasted(demo: Demo) -> None:
     verdicts = [line for line in done.stdout.splitlines() if line.startswith(("PASS", "FAIL"))]
     assert verdicts == ["PASS  SIMULATED"] * 3  # a receipt, the router, and the SDK's receipt
     for hop in ("router", "inference"):
-        assert len(re.findall(rf"\n  ok    {hop}_tee +SIMULATED, simulated, as demanded\n", done.stdout)) == 2
+        assert len(re.findall(rf"\n  ok    {hop}_tee +SIMULATED, [^\n]+\n", done.stdout)) == 2
     assert '"tresor":{"receipt_id"' in done.stdout
     assert done.stderr == ""
 

@@ -27,7 +27,7 @@ exit code 0; `router.stop()` or `router.kill()` may come before. `running_router
 
 Modules: `router` (the program, its command line, its processes), `upstream` (the scripted upstream: `reply`,
 `stream`, `send_raw`, `hang_up`, and the bodies they send), `wire` (a caller's raw connection, `router.connect()`),
-`certificates`.
+`certificates`, `provider_network` (attested upstreams of every kind, and their faults), `sidecar`.
 
 Waiting is for events: a script may hold a `threading.Event` among its parts, `upstream.wait_for(n)` waits for
 requests, `request.cancelled` is set when the router gave up on one, and `wait_until` polls for what has no event.

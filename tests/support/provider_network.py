@@ -75,6 +75,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         manner: how the question for evidence is answered: `whole`, or not so.
+        delay_s: how long before it is.
         status: of that answer.
         fields: its further header lines.
         answer: its body, whatever was asked.
@@ -93,6 +94,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     manner: Literal["whole", "silent", "drip", "endless", "hang_up", "gzip_bomb"] = "whole"
+    delay_s: float = 0.0
     status: int = 200
     fields: tuple[str, ...] = ()
     answer: bytes | None = None
@@ -207,6 +209,7 @@ class _Node:
 
     def _answer_question(self, call: Call, target: str) -> None:
         behaviour = self.behaviour
+        time.sleep(behaviour.delay_s)
         match behaviour.manner:
             case "whole":
                 reply(self._document(target), *behaviour.fields, status=behaviour.status)(call)
@@ -401,7 +404,7 @@ class ProviderNetwork:
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.provider_network", str(folder)],
-            env={**os.environ, "PYTHONPATH": str(_SUPPORT.parent)},
+            env={**os.environ, "PYTHONPATH": _with_path(_SUPPORT.parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -415,7 +418,7 @@ class ProviderNetwork:
         file = folder / "vendor-roots.json"
         file.write_text(json.dumps({"roots": roots, "ask_timeout_s": ASK_TIMEOUT_S}))
         self.environment = {
-            "PYTHONPATH": str(_SUPPORT / "vendor_roots"),
+            "PYTHONPATH": _with_path(_SUPPORT / "vendor_roots"),
             "TESTS_VENDOR_ROOTS": str(file),
             "OPERATORS_KEY": "operators-secret-7d20",
         }
@@ -536,6 +539,10 @@ def _pass_on(caller: socket.socket, port: int) -> None:
                 if not data:
                     return
                 other[ready].sendall(data)
+
+
+def _with_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def _pem(issued: Any) -> str:

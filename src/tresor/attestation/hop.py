@@ -67,6 +67,7 @@ class HopPolicy:
         workload: of a Tresor node: name of its service.
         min_bundle_version: of a Tresor node: version below which its trust bundle is rolled back.
         allow_simulated: of a Tresor node: whether evidence of no hardware will do.
+        kinds: what the upstream may be: rules for one kind hold nothing of another.
     """
 
     policy: Policy = STRICT
@@ -74,6 +75,7 @@ class HopPolicy:
     workload: str = "inference"
     min_bundle_version: int = 0
     allow_simulated: bool = False
+    kinds: tuple[HopKind, ...] = HOP_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -143,6 +145,9 @@ def appraise_hop(
         now: instant to appraise at (aware, UTC).
         anchors: what is trusted in place of the pinned vendor roots; a Tresor node's come from its trust bundle.
     """
+    if answer.kind not in policy.kinds:
+        detail = f"the upstream is of kind {answer.kind}, want {' or '.join(policy.kinds)}: the rules are for that"
+        return HopAppraisal(_refused(failed("kind", AttestationCode.EVIDENCE_KIND_MISMATCH, detail)), _UNBOUND)
     if answer.kind == "tresor":
         result = _appraise_tresor(answer, spki_sha256, policy, collateral, now)
     else:

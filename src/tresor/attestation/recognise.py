@@ -119,7 +119,8 @@ def inflate(data: bytes) -> bytes:
 # --- Layers ---------------------------------------------------------------------------------------------------------
 
 _GZIP: Final = b"\x1f\x8b"
-_HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})+)\Z")
+# Possessive: a repeated group that may give back what it took remembers each turn, 150 bytes for two digits.
+_HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})++)\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\Z")
 
 

@@ -119,6 +119,9 @@ def _bundle(
     else:
         try:
             url = envelope.trust_bundle_url
+            # The word of somebody far away sends no request to services of this machine.
+            if arguments.url.lower().startswith("https:") and not url.lower().startswith("https:"):
+                raise FetchError("the router names a trust bundle that is not at an https address")
             if is_loopback_url(url) and not is_loopback_url(arguments.url):
                 raise FetchError("the router names a trust bundle on this very machine, and is on another")
             token = fetch(url, "trust_bundle_url", ca_file=arguments.ca_file, max_bytes=MAX_TOKEN_BYTES).body

@@ -62,6 +62,9 @@ def _verify(arguments: argparse.Namespace) -> EvidenceReport:
     folder = replace(folder, collateral=fetched.collateral)
     now = arguments.at or datetime.now(UTC)
     result = appraise_folder(folder, nonce=nonce, policy=policy, anchors=vendor_anchors(), now=now)
+    if arguments.nonce is None and nonce is not None:
+        why = "the challenge is the one in a file beside the evidence: that it was yours is for you to know"
+        result = replace(result, not_checked={**result.not_checked, "nonce": why})
     if missing := _missing(folder, fetched):
         result = replace(result, not_checked={**result.not_checked, "collateral": missing})
     return EvidenceReport(result=result, now=now)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tresor.attestation.folder import File, gather
-from tresor.attestation.hop import HopPolicy
+from tresor.attestation.hop import HOP_KINDS, HopKind, HopPolicy
 from tresor.attestation.policy import STRICT
 from tresor.cli.receipt_report import ReceiptReport
 from tresor.cli.reporting import ExitCode
@@ -145,6 +145,7 @@ def _read_trust(arguments: argparse.Namespace) -> Trust:
             release_root=root if upstream is None else read_release_root(upstream),
             workload=arguments.inference_workload,
             allow_simulated=arguments.allow_simulated,
+            kinds=_kinds(arguments),
         ),
         require=require,
         allow_simulated=arguments.allow_simulated,
@@ -153,6 +154,14 @@ def _read_trust(arguments: argparse.Namespace) -> Trust:
         evidence={digest_string(file.data): file.data for file in held},
         collateral=gather(held).collateral,
     )
+
+
+def _kinds(arguments: argparse.Namespace) -> tuple[HopKind, ...]:
+    """Return what the upstream may be: rules that were given must not go unused, because it says it is another kind."""
+    given = (arguments.inference_release_root is not None, arguments.inference_policy is not None)
+    if given[0] == given[1]:
+        return HOP_KINDS
+    return tuple(kind for kind in HOP_KINDS if (kind == "tresor") == given[0])
 
 
 def _read_folder(path: str) -> list[File]:

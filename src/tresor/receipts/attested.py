@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tresor.attestation.blocks import RouterAttestation
+from tresor.attestation.blocks import InferenceAttestation, RouterAttestation
 from tresor.attestation.codes import AttestationCode
-from tresor.attestation.envelope import TRUST_BUNDLE, envelope_of
+from tresor.attestation.envelope import TRUST_BUNDLE, envelope_of, parse_envelope
 from tresor.attestation.errors import AttestationError, EvidenceUndecidedError
 from tresor.attestation.evidence import Collateral
 from tresor.attestation.hop import HopPolicy
@@ -125,7 +125,26 @@ def _check_inference(claims: ReceiptClaims, evidence: Mapping[str, bytes], trust
     result = appraise_inference(
         block, held, began=claims.attempts[-1].started_at, policy=trust.inference, collateral=trust.collateral
     )
-    return Attested(_findings("inference", result), _omissions("inference", result), simulated or result.simulated)
+    findings = (*_findings("inference", result), *_check_distinct(claims.router_attestation, block, held))
+    return Attested(findings, _omissions("inference", result), simulated or result.simulated)
+
+
+def _check_distinct(
+    router: RouterAttestation | None, block: InferenceAttestation, held: Mapping[str, bytes]
+) -> tuple[Finding, ...]:
+    """Check that a Tresor upstream is not the router itself: the same TLS key and the same workload are one node."""
+    answer = next((held.get(reference.digest) for reference in block.evidence if reference.type == "answer"), None)
+    if router is None or answer is None or block.origin != "tresor":
+        return ()
+    try:
+        node = parse_envelope(answer)
+    except AttestationError:  # which the appraisal reports
+        return ()
+    apart = (node.tls_spki_sha256, node.workload_identity_tag) != (router.tls_spki_sha256, router.workload_identity_tag)
+    if not apart:
+        detail = "the upstream has the router's own TLS key and workload: one node's evidence for both hops"
+        return (Finding("hops", detail, ReceiptCode.HOPS_NOT_DISTINCT),)
+    return (Finding("hops", "router and upstream are not one node"),)
 
 
 def _missing(claims: ReceiptClaims, trust: Trust | None) -> tuple[Finding, ...]:

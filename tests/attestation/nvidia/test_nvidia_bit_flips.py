@@ -21,6 +21,7 @@ from tresor.attestation.codes import AttestationCode
 from tresor.attestation.errors import AttestationError, EvidenceMalformedError
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.nvidia import nras, verify
+from tresor.attestation.nvidia.collateral import certificates_of
 from tresor.attestation.nvidia.nras import (
     DetachedEat,
     NrasKey,
@@ -47,7 +48,6 @@ FWID = range(SIGNATURE.start - 5 - 48, SIGNATURE.start - 5)  # before the protec
 NONCE, FIRST_VALUE = range(4, 36), range(52, 100)
 LAYOUT = {AttestationCode.EVIDENCE_MALFORMED, AttestationCode.EVIDENCE_VERSION_UNSUPPORTED}
 INVALID = {AttestationCode.SIGNATURE_INVALID}
-
 
 SEGMENTS = {
     "header": {
@@ -127,9 +127,12 @@ def test_the_signature_holds_every_bit_of_a_report(places: range) -> None:
 
 @pytest.mark.parametrize("places", slices(REPORT_BYTES), ids=str)
 def test_no_byte_of_a_whole_report_is_free(places: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pure functions: the certificates are the same in all of these appraisals, and each signature is looked at twice,
+    # for whose it is and for whether it holds.
+    module = "tresor.attestation.nvidia.report_result"
     chain = remembered(verify.verify_device_chain, lambda leaf, *_, **__: leaf)
-    monkeypatch.setattr("tresor.attestation.nvidia.report_result.verify_device_chain", chain)
-    # Pure as well, and asked twice: whose leaf it is, and whether it signed.
+    monkeypatch.setattr(f"{module}.verify_device_chain", chain)
+    monkeypatch.setattr(f"{module}.certificates_of", remembered(certificates_of, lambda item, _: item.certificates))
     monkeypatch.setattr(verify, "verify_ecdsa_p384", remembered(verify.verify_ecdsa_p384, lambda *about: about))
     for place, bit, flipped in flips(report(), places, bits=one_bit):
         assert (code := code_of(flipped)) in codes_at(place), (place, bit, code)
@@ -197,12 +200,13 @@ def test_every_byte_of_an_answer() -> None:
     assert refused > len(data) * 0.8
 
 
+@pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("segment", SEGMENTS)
-def test_every_bit_of_what_a_token_encodes(segment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_bit_of_what_a_token_encodes(segment: str, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nras, "_verify_key", remembered(nras._verify_key, lambda key, **_: key))
     token = eat().overall
-    decoded = {name: base64url_decode(part) for name, part in zip(SEGMENTS, token.split("."), strict=True)}
-    for place, bit, changed in flips(decoded[segment]):
+    decoded = {name: base64url_decode(text) for name, text in zip(SEGMENTS, token.split("."), strict=True)}
+    for place, bit, changed in flips(decoded[segment], range(part, len(decoded[segment]), 4)):
         code = refusal_of_overall(".".join(map(base64url_encode, (decoded | {segment: changed}).values())))
         assert code in SEGMENTS[segment], (place, bit, code)
 

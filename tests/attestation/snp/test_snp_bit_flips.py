@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from support.evidence import sample, verify_at
-from support.flips import flips, remembered
+from support.flips import flips, one_bit, remembered
 from tresor.attestation.codes import AttestationCode
 from tresor.attestation.evidence import Collateral, Evidence, EvidenceFormat, Expected
 from tresor.attestation.roots import vendor_anchors
@@ -54,6 +54,16 @@ PLACES: dict[int, set[AttestationCode]] = {
 }
 
 
+# A byte of the certificate breaks its DER, an algorithm, an extension or what AMD signed.
+VCEK = {
+    CODE.ALGORITHM_NOT_ALLOWED,
+    CODE.CERTIFICATE_EXTENSION_MISSING,
+    CODE.CERTIFICATE_MALFORMED,
+    CODE.CHAIN_INVALID,
+    CODE.RESERVED_NOT_ZERO,
+}
+
+
 @cache
 def report() -> bytes:
     return (sample(NAME) / "report.bin").read_bytes()
@@ -64,10 +74,10 @@ def collateral() -> Collateral:
     return Collateral(certificates=tuple(split_certificates((sample(NAME) / "vcek.pem").read_bytes())))
 
 
-def code_of(data: bytes) -> StrEnum | None:
+def code_of(data: bytes, bag: Collateral | None = None) -> StrEnum | None:
     return appraise_snp(
         Evidence(EvidenceFormat.SNP_REPORT, data),
-        collateral=collateral(),
+        collateral=bag or collateral(),
         policy=SnpPolicy(),
         expected=Expected(),
         anchors=vendor_anchors(),
@@ -89,6 +99,14 @@ def test_unchanged_it_is_accepted() -> None:
 @pytest.mark.parametrize(("places", "codes"), list(regions()))
 def test_every_bit(places: range, codes: set[AttestationCode], monkeypatch: pytest.MonkeyPatch) -> None:
     # Reports of one key have one chain, and a pure function verifies it.
-    monkeypatch.setattr(verify, "_verify_chain", remembered(verify._verify_chain, lambda endorsement, *_: endorsement))
+    chain = remembered(verify._verify_chain, lambda endorsement, *_: (endorsement.tbs, endorsement.signature))
+    monkeypatch.setattr(verify, "_verify_chain", chain)
     for place, bit, flipped in flips(report(), places):
         assert (code := code_of(flipped)) in codes, (hex(place), bit, code)
+
+
+def test_no_byte_of_the_vcek_is_free() -> None:
+    """One bit of each, for it is an endorsement and no evidence."""
+    for place, bit, flipped in flips(collateral().certificates[0], bits=one_bit):
+        code = code_of(report(), Collateral(certificates=(flipped,)))
+        assert code in VCEK, (place, bit, code)

@@ -69,6 +69,9 @@ REGIONS = {
 }
 
 
+CHAIN_BYTES = (1269, 666, 659)  # of the PCK certificate, its issuer, and the root
+
+
 @cache
 def quote() -> bytes:
     return (sample(NAME) / "quote.bin").read_bytes()
@@ -119,11 +122,16 @@ def test_every_character_of_the_certificates(places: range) -> None:
             assert result.code in CERTIFICATES, (place, bit, result.code)
 
 
-@pytest.mark.parametrize("depth", [0, 1], ids=["PCK", "its issuer"])
-def test_every_bit_of_the_certificates_is_signed(depth: int) -> None:
+@pytest.mark.parametrize(
+    ("depth", "places"),
+    [(depth, places) for depth, size in enumerate(CHAIN_BYTES[:-1]) for places in slices(size)],
+    ids=str,
+)
+def test_every_bit_of_the_certificates_is_signed(depth: int, places: range) -> None:
     chain = [c.public_bytes(Encoding.DER) for c in pck_certificates(parse_quote(quote()))]
+    assert tuple(map(len, chain)) == CHAIN_BYTES
     below, above = ([load_certificate(der) for der in ders] for ders in (chain[:depth], chain[depth + 1 :]))
-    for place, bit, flipped in flips(chain[depth]):
+    for place, bit, flipped in flips(chain[depth], places):
         code = None
         try:
             certificates = [*below, load_certificate(flipped), *above]

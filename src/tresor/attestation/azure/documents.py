@@ -29,7 +29,7 @@ MAX_DOCUMENT_BYTES: Final = 512 * 1024  # a TD quote as numbers, one a line, tak
 _TO_URL_SAFE: Final = str.maketrans("+/", "-_")
 
 _Numbers = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=1 << 16)]
-_Hex = Annotated[str, Meta(pattern=r"\A([0-9a-f]{2})*\Z")]
+_Hex = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{2})*+\Z")]  # see recognise._HEX
 _Registers = Meta(max_length=4 * len(PCRS))  # no TPM has more banks
 
 

@@ -66,7 +66,7 @@ _Hex8 = Annotated[str, Meta(pattern=r"\A[0-9a-fA-F]{16}\Z")]
 _Hex16 = Annotated[str, Meta(pattern=r"\A[0-9a-fA-F]{32}\Z")]
 _Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-fA-F]{64}\Z")]
 _Hex48 = Annotated[str, Meta(pattern=r"\A[0-9a-fA-F]{96}\Z")]
-_Hex = Annotated[str, Meta(pattern=r"\A([0-9a-fA-F]{2})+\Z")]
+_Hex = Annotated[str, Meta(pattern=r"\A(?:[0-9a-fA-F]{2})++\Z")]  # see recognise._HEX
 _Signature = Annotated[str, Meta(pattern=r"\A[0-9a-fA-F]{128}\Z")]
 _Svn = Annotated[int, Meta(ge=0, le=0xFF)]
 _Svn16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
