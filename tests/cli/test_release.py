@@ -6,18 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tresor.cli import release_io
 from tresor.cli.release import run
 from tresor.encodings import base64url_decode
+from tresor.identity.simulated import SimulatedRoot
 
 PROGRAM = Path(sys.executable).with_name("tresor")
 VECTORS = Path(__file__).parents[1] / "vectors" / "trust"
@@ -339,6 +342,18 @@ def test_a_simulated_bundle_says_so_everywhere(ceremony: Ceremony) -> None:
         done = ceremony.inspect(*arguments)
         assert (done.exit_code, done.out.splitlines()[0]) == (exit_code, first)
         assert done.out.splitlines()[1].startswith("SIMULATED: ")
+
+
+def test_of_a_file_of_roots_the_certificates_alone_are_published(ceremony: Ceremony) -> None:
+    """The file of a simulated root, as a router makes it, holds its private key before its certificate."""
+    root = SimulatedRoot.create(datetime(2026, 2, 1, tzinfo=UTC))
+    ceremony.write("simulated-root.pem", root.private_bytes().decode())
+    assert b"PRIVATE KEY" in ceremony.read("simulated-root.pem")
+    description = DESCRIPTION.replace('amd = "pinned"', 'simulated = "simulated-root.pem"')
+    ceremony.write("bundle.toml", f"simulated = true\n{description}")
+    assert ceremony.bundle("s.jws", "--first").exit_code == 0
+    published = {"simulated": root.certificate.public_bytes(Encoding.PEM).decode()}
+    assert ceremony.claims("s.jws")["hw_roots"] == published
 
 
 @pytest.mark.parametrize(

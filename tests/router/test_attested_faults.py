@@ -5,6 +5,7 @@ faults are those of the issue's threat list, section "hops, channel, routing".
 """
 
 import contextlib
+import re
 import secrets
 import socket
 import threading
@@ -233,12 +234,13 @@ def test_the_good_ones_are_not_bothered(world: World) -> None:
 
 
 def test_an_answer_is_never_fetched_from_where_a_redirect_points(world: World) -> None:
-    good = world.providers["good-amd"]
-    asked = good.received().count(b"/attestation?nonce=")
-    # Once itself, and by `of-another-upstream`; the redirected upstream's question went nowhere else.
-    with_redirect = world.providers["redirected-amd"].received().count(b"/attestation?nonce=")
-    assert with_redirect >= 1
-    assert asked <= 1 + world.providers["of-another-upstream-amd"].received().count(b"/attestation?nonce=")
+    def challenges(name: str) -> set[bytes]:
+        return set(re.findall(rb"GET /attestation\?nonce=([0-9a-f]{64})", world.providers[name].received()))
+
+    redirected, relayed = challenges("redirected-amd"), challenges("of-another-upstream-amd")
+    assert redirected
+    assert relayed & challenges("good-amd")
+    assert not redirected & challenges("good-amd")
 
 
 def test_who_demands_nothing_may_be_served_without_evidence_and_is_told(world: World) -> None:
@@ -292,7 +294,7 @@ def test_failover_of_who_demands_nothing_tells_the_truth(world: World) -> None:
 # Faults that come later.
 
 MAX_AGE_S = 4.0
-LONGER = {"pausing": 8.0, **dict.fromkeys(("stolen", "moved", "redirecting", "hesitant"), 600.0)}
+LONGER = {"lapsing": 6.0, "pausing": 8.0, **dict.fromkeys(("stolen", "moved", "redirecting", "hesitant"), 600.0)}
 
 
 @dataclass(frozen=True)
@@ -402,10 +404,10 @@ def test_a_lease_that_ends_under_load(live: Live) -> None:
         provider.behave()
         world.await_state("lapsing", "verified", 40)
         wait_until(lambda: seen[-1][2].status == 200, "callers are served again")
-    assert ended - began < MAX_AGE_S + 3
+    assert ended - began < LONGER["lapsing"] + 10
     check_served_while_fresh(world, seen)
     assert {answer.status for _, _, answer in seen} == {200, 503}
-    assert {answer.status for at, _, answer in seen if at < began + MAX_AGE_S / 4} == {200}
+    assert {answer.status for at, _, answer in seen if at < began} == {200}
     for at, request, answer in seen:
         if answer.status == 503:
             assert at > began

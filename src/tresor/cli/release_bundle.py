@@ -6,14 +6,17 @@ times are those of the ceremony.
 
 import argparse
 import tomllib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.utils import CryptographyDeprecationWarning
 
 from tresor.attestation.roots import vendor_anchors
 from tresor.cli.release_io import (
@@ -224,13 +227,20 @@ def _parse_description(data: bytes, path: Path) -> BundleDescription:
 
 
 def _roots(vendor: str, source: str, folder: Path) -> str:
-    if source != _PINNED or vendor == SIMULATED:
-        try:
-            return read_file(folder / source, max_bytes=_MAX_PEM_BYTES).decode("ascii")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{folder / source} is not PEM text") from error
-    roots = _pinned_roots().get(vendor, ())
+    named = source != _PINNED or vendor == SIMULATED
+    roots = _read_roots(folder / source) if named else _pinned_roots().get(vendor, ())
     return b"".join(root.public_bytes(serialization.Encoding.PEM) for root in roots).decode("ascii")
+
+
+def _read_roots(path: Path) -> Sequence[x509.Certificate]:
+    """Read the certificates of a file, and nothing else: a simulated root's holds its private key too."""
+    pem = read_file(path, max_bytes=_MAX_PEM_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_pem_x509_certificates(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise TrustMalformedError(TrustCode.BUNDLE_MALFORMED, f"{path} is not PEM text of certificates") from error
 
 
 def _changes(before: BundleContent | None, after: BundleContent) -> Iterator[str]:
