@@ -147,7 +147,6 @@ def test_inside_a_group_evidence_decides_first() -> None:
 @pytest.mark.parametrize(
     ("view", "claims", "may"),
     [
-        (PLAIN, set(), False),
         (PLAIN, {"cpu_tee"}, False),
         (REFUSED, {"cpu_tee"}, False),
         (FRESH, {"cpu_tee"}, True),
@@ -162,7 +161,7 @@ def test_inside_a_group_evidence_decides_first() -> None:
 def test_a_route_that_cannot_meet_the_demands_is_no_candidate(
     view: UpstreamView, claims: set[str], may: bool, count: int
 ) -> None:
-    places, plan = ordered([view] * count, required_claims=frozenset(claims), attested_only=True)
+    places, plan = ordered([view] * count, required_claims=frozenset(claims))
     assert sorted(places) == (list(range(count)) if may else [])
     assert plan.last_resort is False
     assert (plan.preferred is None) is not may
@@ -170,7 +169,7 @@ def test_a_route_that_cannot_meet_the_demands_is_no_candidate(
 
 def test_demands_go_before_rest() -> None:
     resting = dataclasses.replace(FRESH, available=False)
-    places, plan = ordered([PLAIN, resting], "r/p0/m", "r/p1/m", attested_only=True)
+    places, plan = ordered([PLAIN, resting], "r/p0/m", "r/p1/m", required_claims=frozenset({"cpu_tee"}))
     assert (places, plan.last_resort, plan.preferred) == ([1], True, None)
 
 
@@ -304,7 +303,6 @@ route_ids = st.sampled_from(["m", "r/p0/m", "r/p1/m", "r/p2/m", "only0", "only1"
     failover=st.lists(route_ids, max_size=5),
     key=st.binary(max_size=16),
     claims=st.frozensets(st.sampled_from(["cpu_tee", "tcb"])),
-    attested_only=st.booleans(),
 )
 def test_a_plan_is_made_of_what_may_serve_and_of_nothing_else(
     *,
@@ -313,11 +311,10 @@ def test_a_plan_is_made_of_what_may_serve_and_of_nothing_else(
     failover: list[str],
     key: bytes,
     claims: frozenset[str],
-    attested_only: bool,
 ) -> None:
     found = resolution(catalogue(3), model, *failover)
-    plan = order(found, views, now=NOW, affinity=lambda: key, required_claims=claims, attested_only=attested_only)
-    demanding = attested_only or bool(claims)
+    plan = order(found, views, now=NOW, affinity=lambda: key, required_claims=claims)
+    demanding = bool(claims)
     allowed = [
         route for route in found.plan.candidates if not demanding or views[route.upstream].may_prove(claims, NOW)
     ]

@@ -419,7 +419,7 @@ class Exchange:
         attempts = tuple(FailedAttempt(attempt.route.id, attempt.reason, attempt.status) for attempt in tries)
         if not any(attempt.prompt_sent for attempt in tries):
             if self._plan.demanding and (not self._plan.candidates or reasons == {"attestation_failed"}):
-                claims = ", ".join(sorted(self._plan.required_claims)) or "that it is attested"
+                claims = ", ".join(sorted(self._plan.required_claims))
                 return RequestError(
                     412,
                     "attestation_requirements_not_met",

@@ -70,14 +70,18 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tee: Tee
     tls_spki_sha256: Hex32
     workload_identity_tag: Hex32
-    workload_identity_manifest_jws: Annotated[str, msgspec.Meta(min_length=8, max_length=_BASE64_CHARS)]
+    workload_identity_manifest_jws: Annotated[
+        str, msgspec.Meta(min_length=8, max_length=_BASE64_CHARS, pattern=r"^[A-Za-z0-9_.-]*\Z")
+    ]
     issued_at: Time
     max_age_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)]
     receipt_key: ReceiptKeyJwk
     trust_bundle_url: Text | None = None
     nonce: Hex32 | None = None
     snp_report_b64: Base64 | None = None
-    vcek_chain_pem: Annotated[str, msgspec.Meta(min_length=1, max_length=_BASE64_CHARS)] | None = None
+    vcek_chain_pem: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=_BASE64_CHARS, pattern=r"^[\x00-\x7f]*\Z")] | None
+    ) = None
     tdx_quote_b64: Base64 | None = None
     hcl_report_b64: Base64 | None = None
     tpm_quote_b64: Base64 | None = None

@@ -52,7 +52,6 @@ class Plan:
         preferred: the route that serves unless something fails; None where the requested one can not be tried at all.
         last_resort: whether every candidate rests, and is tried in spite of it.
         required_claims: what must be proven of the upstream that serves.
-        attested_only: whether it must at least be one of which evidence is demanded.
     """
 
     requested: RequestedRoute
@@ -60,12 +59,11 @@ class Plan:
     preferred: Route | None
     last_resort: bool = False
     required_claims: frozenset[str] = _NOTHING
-    attested_only: bool = False
 
     @property
     def demanding(self) -> bool:
         """Whether anything is demanded of the upstream's attestation."""
-        return self.attested_only or bool(self.required_claims)
+        return bool(self.required_claims)
 
     def is_failover(self, route: Route) -> bool:
         """Return whether an answer of `route` is one of another route than the preferred."""
@@ -138,7 +136,6 @@ def order(
     now: float,
     affinity: Callable[[], bytes],
     required_claims: frozenset[str] = _NOTHING,
-    attested_only: bool = False,
 ) -> Plan:
     """Put the routes of a resolution in the order in which they are tried.
 
@@ -154,13 +151,12 @@ def order(
         affinity: gives the bytes that requests have in common which should go to one upstream; called at most once, and
             only where there is something to choose.
         required_claims: what must be proven of the upstream that serves.
-        attested_only: whether it must at least be one of which evidence is demanded.
 
     Returns:
         The plan.  Whoever carries it out owes the check of `required_claims` once a channel is verified: a candidate
         whose evidence is not fresh stays in the plan (`UpstreamView.may_prove`).
     """
-    demanding = attested_only or bool(required_claims)
+    demanding = bool(required_claims)
     plan = resolution.plan
     if len(plan.candidates) == 1 and not demanding:  # it is tried however it fares
         return plan
@@ -181,7 +177,6 @@ def order(
         preferred,
         last_resort=bool(kept) and not usable,
         required_claims=required_claims,
-        attested_only=attested_only,
     )
 
 
