@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from support.router import Completed, tresor
+from support.ceremony import simulated_ceremony
+from support.certificates import Tls, make_tls
+from support.router import Completed, UpstreamEntry, toml, tresor, write_config
 
 SECRET = "sk-upstream-0123456789abcdef"
 UPSTREAM = """\
@@ -241,3 +243,34 @@ def test_wrong_usage_has_an_exit_code_of_its_own(arguments: list[str]) -> None:
     done = tresor(*arguments)
     assert (done.exit_code, done.out) == (2, "")
     assert done.err.startswith("usage: tresor")
+
+
+def test_a_certificate_with_another_key_is_said_by_its_files(tmp_path: Path, tls: Tls) -> None:
+    server = {"listen": "127.0.0.1:0", "tls_certificate_file": str(make_tls(tmp_path).certificate_file)}
+    server |= {"tls_key_file": str(tls.key_file)}
+    router = write_config(tmp_path, [UpstreamEntry("http://127.0.0.1:1/v1")], settings={"server": server})
+    identity = simulated_ceremony(tmp_path, "inference").identity()
+    sidecar = tmp_path / "sidecar.toml"
+    tree = {"server": server, "identity": identity, "backend": {"base_url": "http://127.0.0.1:1"}}
+    sidecar.write_text("\n".join(toml((), tree)))
+    for done in (tresor("serve", "--config", router), tresor("sidecar", "--config", sidecar)):
+        assert (done.exit_code, len(done.err.splitlines())) == (1, 1)
+        assert f"{tmp_path}/server.pem and {tls.key_file} cannot be used together: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "fault"),
+    [
+        ("tresor", "release_root_file", "neither PEM nor JWK"),
+        ("tinfoil", "policy_file", "neither JSON nor TOML"),
+    ],
+)
+def test_a_file_of_an_upstream_that_cannot_be_used_is_said_by_its_name(
+    kind: str, setting: str, fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no such thing")
+    upstream = UpstreamEntry("https://127.0.0.1:1/v1", settings={"attestation": kind, setting: str(tmp_path / "file")})
+    done = tresor("serve", "--config", write_config(tmp_path, [upstream]))
+    assert (done.exit_code, len(done.err.splitlines())) == (1, 1)
+    assert done.err.startswith(f"tresor worker: {tmp_path}/file: ")
+    assert fault in done.err

@@ -1,6 +1,7 @@
 """Puts the parts of one worker together, as the settings say."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from tresor.accounts.api_keys import Authenticator
 from tresor.accounts.rate_limits import RateLimiter
@@ -8,9 +9,11 @@ from tresor.app.attesting import Attesting
 from tresor.app.context import Context
 from tresor.app.identity import attested_keys, trust_bundle_file
 from tresor.app.metrics import Metrics
+from tresor.attestation.errors import PolicyError
 from tresor.attestation.hop import HopPolicy
 from tresor.attestation.policy import STRICT, parse_policy
 from tresor.collateral.endorse import endorser
+from tresor.errors import SettingsError
 from tresor.http1.sweeper import Sweeper
 from tresor.issuer.issuer import ReceiptIssuer
 from tresor.issuer.key_files import KeySlot
@@ -18,6 +21,7 @@ from tresor.routing.catalogue import Catalogue
 from tresor.settings.load import LoadedSettings
 from tresor.settings.model import UpstreamSettings
 from tresor.store.sqlite.store import SqliteStore
+from tresor.trust.errors import TrustError
 from tresor.trust.release_root import parse_public_key
 from tresor.upstreams.channel import Endorse
 from tresor.upstreams.pool import Attestation, UpstreamPool
@@ -25,6 +29,7 @@ from tresor.upstreams.pool import Attestation, UpstreamPool
 __all__ = ["assemble"]
 
 _LOCK_NAME: Final = "tresor-identity.lock"
+_Content = TypeVar("_Content")
 
 
 def assemble(loaded: LoadedSettings, sweeper: Sweeper) -> tuple[Context, Attesting]:
@@ -32,6 +37,7 @@ def assemble(loaded: LoadedSettings, sweeper: Sweeper) -> tuple[Context, Attesti
 
     Raises:
         StoreUnavailableError, KeyFileError, KeyNotAttestedError: one of them cannot be made.
+        SettingsError: a file that the settings name cannot be used.
     """
     settings, identity = loaded.settings, loaded.settings.identity
     store = SqliteStore(loaded.path(settings.store.path))
@@ -85,23 +91,21 @@ def _attestation(loaded: LoadedSettings, upstream: UpstreamSettings, endorse: En
     if upstream.attestation == "none":
         return None
 
-    def read(name: str | None) -> bytes | None:
-        return None if name is None else loaded.path(name).read_bytes()
+    def read(name: str | None, parse: Callable[[bytes], _Content]) -> _Content | None:
+        try:
+            return None if name is None else parse(loaded.path(name).read_bytes())
+        except (PolicyError, TrustError) as error:
+            raise SettingsError(f"{loaded.path(name or '')}: {error}") from error
 
-    policy, root, bundle = (
-        read(upstream.policy_file),
-        read(upstream.release_root_file),
-        read(upstream.trust_bundle_file),
-    )
     demands = HopPolicy(
-        policy=STRICT if policy is None else parse_policy(policy),
-        release_root=None if root is None else parse_public_key(root),
+        policy=read(upstream.policy_file, parse_policy) or STRICT,
+        release_root=read(upstream.release_root_file, parse_public_key),
         workload=upstream.workload,
         allow_simulated=upstream.allow_simulated,
     )
     return Attestation(
         kind=upstream.attestation,
         policy=demands,
-        trust_bundle=None if bundle is None else bundle.strip(),
+        trust_bundle=read(upstream.trust_bundle_file, bytes.strip),
         endorse=endorse,
     )

@@ -5,6 +5,7 @@ import socket
 import ssl
 from typing import Final
 
+from tresor.errors import SettingsError
 from tresor.server.connection import HttpConnection
 from tresor.server.state import ServerState
 
@@ -60,12 +61,15 @@ def server_tls_context(certificate_file: str, key_file: str) -> ssl.SSLContext:
     """Return a context for TLS 1.2 and 1.3 with HTTP/1.1 as the only protocol.
 
     Raises:
-        OSError, ssl.SSLError: the files cannot be read or do not belong together.
+        SettingsError: the files cannot be read, or do not belong together.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # SSLKEYLOGFILE, whoever sets it, would open every prompt to a reader.
     context.keylog_filename = None  # type: ignore[assignment]  # None is its default
-    context.load_cert_chain(certificate_file, key_file)
+    try:
+        context.load_cert_chain(certificate_file, key_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(f"{certificate_file} and {key_file} cannot be used together: {error}") from error
     context.set_alpn_protocols(["http/1.1"])
     return context
