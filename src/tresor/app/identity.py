@@ -1,5 +1,6 @@
 """Makes what attests a node, router or sidecar, from its settings."""
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from tresor.settings.load import LoadedNode
 from tresor.settings.model import NodeSettings
 
 __all__ = ["attested_keys", "trust_bundle_file"]
+
+_log = logging.getLogger(__name__)
 
 _Node = TypeVar("_Node", bound=NodeSettings)
 
@@ -23,6 +26,8 @@ def attested_keys(loaded: LoadedNode[_Node], endorse: Endorse, lock_file: Path) 
     identity, server, tee = loaded.settings.identity, loaded.settings.server, loaded.settings.identity.tee
     if tee == "none" or identity.manifest_file is None or server.tls_certificate_file is None:
         raise RuntimeError("settings without TEE, manifest or certificate were let through")
+    if tee == "simulated":
+        _log.warning("evidence is SIMULATED", extra={"workload": identity.manifest_file})
     workload = load_workload(loaded.path(identity.manifest_file))
     paths = SourcePaths(
         tsm=Path(identity.tsm_path),

@@ -8,6 +8,7 @@ machine that share the lock.  Implements docs/spec/attestation.md section 6.
 import base64
 import fcntl
 import hashlib
+import logging
 import os
 import ssl
 import threading
@@ -44,6 +45,7 @@ from tresor.identity.source import CollectedEvidence, EvidenceSource, EvidenceSo
 from tresor.issuer.keys import AttestationBlock, KeyAttestation
 from tresor.jose.jwk import public_jwk, thumbprint
 from tresor.store.base import EvidenceItem
+from tresor.trust.bundle import parse_bundle
 from tresor.trust.errors import TrustError
 from tresor.trust.manifest import parse_manifest
 
@@ -51,6 +53,8 @@ __all__ = ["AttestedKeys", "Endorse", "Workload", "load_workload", "spki_sha256"
 
 Endorse = Callable[[Callable[[Collateral], tuple[Need, ...]], Collateral], Collateral]
 """Given what is needed besides what is at hand, and what is at hand, returns all that is at hand then; blocking."""
+
+_log = logging.getLogger(__name__)
 
 _BUNDLE_MEDIA_TYPE: Final = "application/jose"
 
@@ -245,8 +249,23 @@ class AttestedKeys:
             return ()
         try:
             bundle = self._trust_bundle_file.read_bytes().strip()
-        except OSError as error:
-            raise KeyNotAttestedError("trust_bundle_unusable", f"trust bundle: {error.strerror}") from error
+            content = parse_bundle(bundle).content()
+        except (OSError, TrustError) as error:
+            raise KeyNotAttestedError(
+                "trust_bundle_unusable", f"trust bundle {self._trust_bundle_file}: {error}"
+            ) from error
+        # Whose word it is, verifiers ask; that it is about something else is seen from here, too.
+        reasons = [
+            reason
+            for fits, reason in (
+                (content.claims.workload == self._workload.name, f"is about {content.claims.workload!r}"),
+                (self._workload.tag in content.tags, "does not allow this manifest"),
+                (self._clock() < content.valid_until.timestamp(), f"ended at {content.claims.valid_until}"),
+            )
+            if not fits
+        ]
+        if reasons:
+            _log.error("trust bundle does not fit", extra={"fault": ", ".join(reasons)})
         return (Part(TRUST_BUNDLE, _BUNDLE_MEDIA_TYPE, bundle),)
 
     @contextmanager

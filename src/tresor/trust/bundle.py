@@ -266,7 +266,8 @@ def verify_bundle(
     content, failed = genuine.content, list[tuple[TrustCode, str]]()
     claims = content.claims
     if claims.simulated and not allow_simulated:  # (4)
-        failed.append((TrustCode.SIMULATED_NOT_ALLOWED, "the bundle is SIMULATED, and that was not asked for"))
+        detail = "the bundle is SIMULATED, which is allowed by name alone (--allow-simulated, allow_simulated = true)"
+        failed.append((TrustCode.SIMULATED_NOT_ALLOWED, detail))
     if workload is not None and claims.workload != workload:  # (5)
         detail = f"the bundle is about {claims.workload!r}, want {workload[:64]!r}"
         failed.append((TrustCode.BUNDLE_WORKLOAD_MISMATCH, detail))
