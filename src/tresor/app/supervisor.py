@@ -121,6 +121,8 @@ class _Supervisor:
             shutil.rmtree(self._metrics_folder, ignore_errors=True)
         await turning_away
         os.close(parent_end)
+        # A thread goes on when whoever waits for it is cancelled, and must not lose its connection in the middle.
+        await asyncio.get_running_loop().shutdown_default_executor()
         store.close()
         return 0 if all(started) else 1
 

@@ -103,6 +103,8 @@ async def _serve(loaded: LoadedSettings, socket_fd: int, lifeline_fd: int, ready
     await context.issuer.close()
     await asyncio.gather(*(pool.close() for pool in context.pools))
     sweeper.stop()
+    # A thread goes on when whoever waits for it is cancelled, and must not lose its connection in the middle.
+    await loop.shutdown_default_executor()
     context.store.close()
 
 
