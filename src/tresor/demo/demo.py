@@ -106,7 +106,8 @@ def run_demo(folder: Path, port: int) -> int:
     Raises:
         DemoError: it cannot start, or one of its processes ended by itself.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored where a shell starts this in the background
+        signal.signal(number, _interrupt)
     _check_port(port)
     known_key = _open_folder(folder)
     with ExitStack() as children:
