@@ -26,8 +26,8 @@ from tresor.cli.release_io import (
     printable,
     read_private_key,
     write_file,
-    write_stream,
 )
+from tresor.cli.reporting import write_stream
 from tresor.errors import TresorError
 from tresor.trust.jwk import TrustKey
 from tresor.trust.manifest import MANIFEST_SCHEMA, ManifestClaims, parse_manifest, sign_manifest

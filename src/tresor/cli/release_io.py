@@ -10,7 +10,7 @@ import secrets
 import stat
 import sys
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,7 +29,6 @@ __all__ = [
     "read_public_key",
     "read_token",
     "write_file",
-    "write_stream",
 ]
 
 _MAX_PASSPHRASE_BYTES: Final = 1024
@@ -46,18 +45,6 @@ class InputError(TresorError):
 def printable(text: str) -> str:
     """Escape everything but printable ASCII, so that no value begins a line or talks to the terminal."""
     return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def write_stream(stream: TextIO | None, text: str) -> None:
-    """Write and flush; a reader that has gone away changes no verdict, for the exit code says it too."""
-    if stream is None:  # closed by whoever started the program
-        return
-    try:
-        stream.write(text)
-        stream.flush()
-    except OSError:
-        # The interpreter flushes once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:

@@ -1,13 +1,24 @@
-"""What every report of `tresor-verify` has in common: exit codes, fields, tables, and what may reach a terminal."""
+"""What every report on a terminal has in common: exit codes, fields, tables, and how they are written."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Final, TextIO
 
 from tresor.attestation.results import AttestationResult, Outcome
 
-__all__ = ["EXIT_CODES", "MARKS", "ExitCode", "field", "headline", "json_line", "lines_to_text", "table"]
+__all__ = [
+    "EXIT_CODES",
+    "MARKS",
+    "ExitCode",
+    "field",
+    "headline",
+    "json_line",
+    "lines_to_text",
+    "table",
+    "write_stream",
+]
 
 _ITEM_WIDTH = 12
 
@@ -63,6 +74,18 @@ def lines_to_text(lines: Iterable[str]) -> str:
 def json_line(document: Mapping[str, object]) -> str:
     """Return one line of JSON in ASCII, without the one control character that JSON leaves as it is."""
     return json.dumps(document).replace("\x7f", "\\u007f") + "\n"
+
+
+def write_stream(stream: TextIO | None, text: str) -> None:
+    """Write and flush; a reader that has gone away changes no verdict, for the exit code says it too."""
+    if stream is None:  # closed by whoever started the program
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # The interpreter flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _printable(line: str) -> str:

@@ -9,13 +9,12 @@ A sub-command is a module with `add_arguments` and `run`; this one knows nothing
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from tresor import __version__
 from tresor.cli import verify_attest, verify_evidence, verify_receipt
+from tresor.cli.reporting import write_stream
 from tresor.cli.verify_input import InputError
 
 __all__ = ["main"]
@@ -40,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         exit_code, text = arguments.run(arguments)
     except InputError as error:
-        _write(sys.stderr, f"tresor-verify: {error}\n")
+        write_stream(sys.stderr, f"tresor-verify: {error}\n")
         return _EXIT_USAGE
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
-    _write(sys.stdout, text)
+    write_stream(sys.stdout, text)
     return int(exit_code)
 
 
@@ -77,18 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     verify_evidence.add_arguments(evidence)
     evidence.set_defaults(run=verify_evidence.run)
     return parser
-
-
-def _write(stream: TextIO | None, text: str) -> None:
-    """Write and flush; a reader that has gone away changes no verdict, for the exit code says it too."""
-    if stream is None:  # closed by whoever started the program
-        return
-    try:
-        stream.write(text)
-        stream.flush()
-    except OSError:
-        # The interpreter flushes once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
