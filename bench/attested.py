@@ -5,7 +5,6 @@ that evidence and pins every connection to it; the other speaks TLS to the same 
 """
 
 import argparse
-import contextlib
 import os
 import re
 import subprocess
@@ -103,8 +102,7 @@ def main() -> None:
         sys.exit("bench: the sidecar did not start")
     configuration = arguments.directory / "tresor.toml"
     configuration.write_text(configuration.read_text().replace(f":{_UNKNOWN_PORT}/", f":{port[1]}/"))
-    with contextlib.suppress(KeyboardInterrupt):
-        os.execv(arguments.command[0], arguments.command)  # noqa: S606 - the router itself
+    os.execv(arguments.command[0], arguments.command)  # noqa: S606 - the router itself
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def load_crl(data: bytes) -> x509.CertificateRevocationList:
         pem = data.lstrip().startswith(b"-----BEGIN")
         crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
         # Parsed lazily; what is wrong with them must surface here.
-        crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
+        crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018 - read to be parsed
     except (
         ValueError,
         TypeError,

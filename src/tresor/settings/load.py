@@ -289,7 +289,9 @@ def _in_order(steps: Path_) -> list[tuple[int, str]]:
 
 def _is_demand(steps: Path_, in_file: int) -> bool:
     """Whether a variable would change what is demanded of one of the `in_file` upstreams of the file."""
-    if len(steps) < 2 or steps[0] != "upstreams" or not isinstance(steps[1], int) or steps[1] >= in_file:  # noqa: PLR2004
+    if len(steps) < 2 or steps[0] != "upstreams":  # noqa: PLR2004 - the array and an index
+        return False
+    if not isinstance(steps[1], int) or steps[1] >= in_file:
         return False
     return len(steps) == 2 or steps[2] in _DEMANDS  # noqa: PLR2004 - the table as a whole
 

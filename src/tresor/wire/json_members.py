@@ -29,10 +29,10 @@ __all__ = [
 _PLAIN_NAME = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Documented nowhere, but the two halves of every json.loads since Python 2.6; the typeshed knows neither.
-_scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]
+_scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]  # see above
 _scan_value: Callable[[str, int], tuple[JsonValue, int]] = JSONDecoder(
     object_pairs_hook=unique_members, parse_constant=refuse_constant
-).scan_once  # type: ignore[attr-defined]
+).scan_once  # type: ignore[attr-defined]  # see above
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):

@@ -77,10 +77,10 @@ class Files(Protocol):
     """The five things done to files, each of which raises OSError as Linux does."""
 
     def mkdir(self, path: Path) -> None: ...  # noqa: D102 - named after the calls of the kernel
-    def rmdir(self, path: Path) -> None: ...  # noqa: D102
-    def names(self, path: Path) -> list[str]: ...  # noqa: D102
-    def read(self, path: Path) -> bytes: ...  # noqa: D102
-    def write(self, path: Path, data: bytes) -> None: ...  # noqa: D102
+    def rmdir(self, path: Path) -> None: ...  # noqa: D102 - likewise
+    def names(self, path: Path) -> list[str]: ...  # noqa: D102 - likewise
+    def read(self, path: Path) -> bytes: ...  # noqa: D102 - likewise
+    def write(self, path: Path, data: bytes) -> None: ...  # noqa: D102 - likewise
 
 
 class LinuxFiles:
