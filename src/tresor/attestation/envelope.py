@@ -235,17 +235,9 @@ def collateral_of(envelope: Envelope) -> Collateral:
         EvidenceMalformedError: the certificate chain is not PEM, or an item is not base64.
     """
     chain = () if envelope.vcek_chain_pem is None else split_certificates(envelope.vcek_chain_pem.encode())
-    by_kind: dict[CollateralKind, list[bytes]] = {kind: [] for kind in CollateralKind}
-    for item in envelope.collateral:
-        by_kind[item.media_type].append(_decode("collateral", item.data))
-    return Collateral(
-        certificates=(*chain, *by_kind[CollateralKind.CERTIFICATE]),
-        crls=tuple(by_kind[CollateralKind.CRL]),
-        ocsp_responses=tuple(by_kind[CollateralKind.OCSP]),
-        rims=tuple(by_kind[CollateralKind.RIM]),
-        tdx=tuple(by_kind[CollateralKind.TDX]),
-        jwks=tuple(by_kind[CollateralKind.JWKS]),
-    )
+    certificates = ((CollateralKind.CERTIFICATE, certificate) for certificate in chain)
+    items = ((item.media_type, _decode("collateral", item.data)) for item in envelope.collateral)
+    return Collateral.of((*certificates, *items))
 
 
 def _member(envelope: Envelope, name: str) -> bytes:

@@ -6,9 +6,10 @@ origin until a verifier has looked at them; collateral is one bag, from which ea
 content, so that a directory, a receipt and the network all serve it alike.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 __all__ = ["Collateral", "CollateralKind", "Evidence", "EvidenceFormat", "Expected", "Need"]
 
@@ -52,6 +53,16 @@ class CollateralKind(StrEnum):
     JWKS = "application/jwk-set+json"
 
 
+_MEMBERS: Final = {
+    CollateralKind.CERTIFICATE: "certificates",
+    CollateralKind.CRL: "crls",
+    CollateralKind.OCSP: "ocsp_responses",
+    CollateralKind.RIM: "rims",
+    CollateralKind.TDX: "tdx",
+    CollateralKind.JWKS: "jwks",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Collateral:
     """A bag of unverified endorsements, each tuple of raw documents of one `CollateralKind`."""
@@ -62,6 +73,20 @@ class Collateral:
     rims: tuple[bytes, ...] = ()
     tdx: tuple[bytes, ...] = ()
     jwks: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, documents: Iterable[tuple[CollateralKind, bytes]]) -> Self:
+        """Return a bag of `documents`; those of one kind keep their order."""
+        by_member: dict[str, tuple[bytes, ...]] = {}
+        for kind, document in documents:
+            by_member[_MEMBERS[kind]] = (*by_member.get(_MEMBERS[kind], ()), document)
+        return cls(**by_member)
+
+    def documents(self) -> Iterator[tuple[CollateralKind, bytes]]:
+        """Yield every document and its kind, in the order of `CollateralKind`."""
+        for kind, member in _MEMBERS.items():
+            for document in getattr(self, member):
+                yield kind, document
 
     def __add__(self, other: Self) -> Self:
         """Return both bags in one, without duplicates."""

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -26,14 +26,6 @@ from tresor.errors import TresorError
 
 __all__ = ["FetchError", "FetchLimits", "Fetched", "Fetcher"]
 
-_MEMBERS: Final = {
-    CollateralKind.CERTIFICATE: "certificates",
-    CollateralKind.CRL: "crls",
-    CollateralKind.OCSP: "ocsp_responses",
-    CollateralKind.RIM: "rims",
-    CollateralKind.TDX: "tdx",
-    CollateralKind.JWKS: "jwks",
-}
 _HTTP_OCSP: Final = frozenset({"ocsp.ndis.nvidia.com"})
 """Responders that answer over plain http; what they say is signed."""
 _OK: Final = 200
@@ -158,7 +150,7 @@ class Fetcher:
             documents = _documents(need, answers)
             if self._cache is not None:
                 self._cache.put(need, documents, now=now)
-        return replace(Collateral(), **{_MEMBERS[need.kind]: documents})
+        return Collateral.of((need.kind, document) for document in documents)
 
     def _answer(self, url: str, need: Need) -> PcsAnswer:
         """Ask one address, again where the server is busy or broken."""

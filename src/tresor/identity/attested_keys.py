@@ -230,17 +230,10 @@ class AttestedKeys:
         evidence = evidence_of(envelope)
         known = self._endorse(lambda held: needs(evidence, held), own)
         chain = "".join(map(ssl.DER_cert_to_PEM_cert, known.certificates))
-        others = (
-            (CollateralKind.CRL, known.crls),
-            (CollateralKind.OCSP, known.ocsp_responses),
-            (CollateralKind.RIM, known.rims),
-            (CollateralKind.TDX, known.tdx),
-            (CollateralKind.JWKS, known.jwks),
-        )
         items = (
             CollateralItem(media_type=kind, data=base64.b64encode(document).decode())
-            for kind, documents in others
-            for document in documents
+            for kind, document in known.documents()
+            if kind != CollateralKind.CERTIFICATE
         )
         return msgspec.structs.replace(envelope, vcek_chain_pem=chain or None, collateral=tuple(items))
 

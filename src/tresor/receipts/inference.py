@@ -65,15 +65,7 @@ def _nothing(block: InferenceAttestation, check: Check) -> AttestationResult:
 
 
 def _collateral_of(block: InferenceAttestation, held: Mapping[str, bytes]) -> Collateral:
-    def of(kind: CollateralKind) -> tuple[bytes, ...]:
-        digests = (item.digest for item in block.evidence if (item.type, item.media_type) == ("collateral", kind))
-        return tuple(held[digest] for digest in digests if digest in held)
-
-    return Collateral(
-        certificates=of(CollateralKind.CERTIFICATE),
-        crls=of(CollateralKind.CRL),
-        ocsp_responses=of(CollateralKind.OCSP),
-        rims=of(CollateralKind.RIM),
-        tdx=of(CollateralKind.TDX),
-        jwks=of(CollateralKind.JWKS),
+    items = (item for item in block.evidence if item.type == "collateral" and item.digest in held)
+    return Collateral.of(
+        (CollateralKind(item.media_type), held[item.digest]) for item in items if item.media_type in set(CollateralKind)
     )

@@ -26,7 +26,7 @@ from tresor import __version__
 from tresor.attestation.binding import NONCE_BYTES
 from tresor.attestation.blocks import ChannelBinding, EvidenceReference, InferenceAttestation
 from tresor.attestation.envelope import TRUST_BUNDLE
-from tresor.attestation.evidence import Collateral, CollateralKind, Need
+from tresor.attestation.evidence import Collateral, Need
 from tresor.attestation.hop import (
     TRUST_BUNDLE_TARGET,
     HopAnswer,
@@ -55,14 +55,6 @@ _MAX_RETRY_S: Final = 60.0
 _RESTLESS_S: Final = 5.0
 """A TLS key that changes twice within this time is not asked about again before it has passed."""
 _MAX_DETAIL_CHARS: Final = 500
-_KINDS: Final = (
-    (CollateralKind.CERTIFICATE, "certificates"),
-    (CollateralKind.CRL, "crls"),
-    (CollateralKind.OCSP, "ocsp_responses"),
-    (CollateralKind.RIM, "rims"),
-    (CollateralKind.TDX, "tdx"),
-    (CollateralKind.JWKS, "jwks"),
-)
 _ALL: Final = ("cpu_tee", "gpu_tee", "tcb", "workload", "revocation", "tls_binding")
 
 
@@ -321,7 +313,7 @@ def _standing(provider: str, asking: Asking, accepted: "_Appraised") -> Standing
     parts = [("answer", "application/json", answer.document)]
     if answer.trust_bundle is not None:
         parts.append((TRUST_BUNDLE, "application/jose", answer.trust_bundle))
-    parts += [("collateral", kind, item) for kind, name in _KINDS for item in getattr(accepted.collateral, name)]
+    parts += [("collateral", kind, item) for kind, item in accepted.collateral.documents()]
     block = InferenceAttestation(
         provider=provider,
         tee=result.tee,
