@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 
 from tresor.encodings import parse_json
 from tresor.errors import JsonError
-from tresor.wire.json_members import append_member, apply_edits, parse_members, remove_members, replace_value
+from tresor.wire.json_members import (
+    Members,
+    append_member,
+    apply_edits,
+    parse_members,
+    remove_members,
+    replace_value,
+)
 
 decode = json.JSONDecoder().decode
 
@@ -65,11 +73,11 @@ def objects(draw: st.DrawFn) -> Text:
 @settings(deadline=None)
 def test_members_are_those_of_the_json_module(original: Text) -> None:
     members = parse_members(original.data)
-    assert {name: member.value for name, member in members.by_name.items()} == decode(original.text.strip())
-    assert list(members.by_name) == list(original.members)
-    for name, member in members.by_name.items():
-        assert members.text[member.name_start : member.value_end] == original.members[name]
-        assert decode(members.text[member.value_start : member.value_end]) == member.value
+    assert members.values == decode(original.text.strip())
+    assert list(members.values) == list(members.places) == list(original.members)
+    for name, place in members.places.items():
+        assert members.text[place.name_start : place.value_end] == original.members[name]
+        assert decode(members.text[place.value_start : place.value_end]) == members.values[name]
     assert apply_edits(members, []) == original.data
 
 
@@ -77,7 +85,7 @@ def test_members_are_those_of_the_json_module(original: Text) -> None:
 @settings(deadline=None, max_examples=300)
 def test_edits_keep_all_other_bytes(original: Text, data: st.DataObject) -> None:
     members = parse_members(original.data)
-    present = sorted(members.by_name)
+    present = sorted(members.values)
     removed = frozenset(data.draw(st.lists(st.sampled_from(present)))) if present else frozenset[str]()
     kept = [name for name in original.members if name not in removed]
     replaced = frozenset(data.draw(st.lists(st.sampled_from(kept)))) if kept else frozenset[str]()
@@ -88,7 +96,7 @@ def test_edits_keep_all_other_bytes(original: Text, data: st.DataObject) -> None
 
     edited = apply_edits(members, edits).decode()
 
-    wanted: dict[str, Any] = {name: "new" if name in replaced else members.by_name[name].value for name in kept}
+    wanted: dict[str, Any] = {name: "new" if name in replaced else members.values[name] for name in kept}
     assert decode(edited.strip()) == wanted | ({"new": [1]} if appended else {})
     assert list(decode(edited.strip())) == [*wanted, *(["new"] if appended else [])]
     at = 0
@@ -107,6 +115,23 @@ def test_what_is_appended_can_be_removed(original: Text) -> None:
     longer = parse_members(apply_edits(members, [append_member(members, '"new"', "{}")]))
     shorter = apply_edits(longer, remove_members(longer, frozenset({"new"})))
     assert decode(shorter.decode().strip()) == decode(original.text.strip())
+
+
+def test_what_could_be_parsed_can_be_edited_higher_up_the_stack() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+
+    def edited(members: Members, frames: int) -> bytes:
+        return edited(members, frames - 1) if frames else apply_edits(members, [replace_value(members, "a", "1")])
+
+    deepest = 0
+    with contextlib.suppress(JsonError):
+        while True:
+            parse_members(nested(deepest + 1))
+            deepest += 1
+    limit = sys.getrecursionlimit()
+    assert edited(parse_members(nested(deepest)), 50) == b'{"a":1}'
+    assert sys.getrecursionlimit() == limit
 
 
 @given(data=st.binary(max_size=40))
@@ -132,7 +157,7 @@ def test_damaged_objects_are_those_that_the_strict_parser_refuses(original: Text
                 parse_members(damaged)
         return
     assert isinstance(wanted, dict)
-    assert {name: member.value for name, member in parse_members(damaged).by_name.items()} == wanted
+    assert parse_members(damaged).values == wanted
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def conversation_affinity(members: Members) -> bytes:
     Args:
         members: the body of a request.
     """
-    cache_key = members.get("prompt_cache_key")
+    cache_key = members.values.get("prompt_cache_key")
     if isinstance(cache_key, str) and cache_key:
         return _digest([cache_key])
-    messages = members.get("messages")
+    messages = members.values.get("messages")
     if not isinstance(messages, list):
-        return _digest([members.get("input"), members.get("user")])
-    beginning: list[JsonValue] = [members.get("user")]
+        return _digest([members.values.get("input"), members.values.get("user")])
+    beginning: list[JsonValue] = [members.values.get("user")]
     for message in messages[:_MAX_MESSAGES]:
         if not isinstance(message, dict):
             beginning.append(message)

@@ -61,10 +61,12 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     def forwarded(self, upstream_name: str) -> bytes:
         """Return the body for an upstream: its own model name, no Tresor member, usage asked for on a stream."""
         members = self.members
-        removed = _TRESOR_MEMBERS & members.by_name.keys()
+        removed = _TRESOR_MEMBERS.intersection(members.values)
         if upstream_name == self.model and not removed and (not self.stream or self.wants_usage):
             return self.body
-        edits = [replace_value(members, "model", msgspec.json.encode(upstream_name).decode())]
+        edits: list[Edit] = []
+        if upstream_name != self.model:
+            edits.append(replace_value(members, "model", msgspec.json.encode(upstream_name).decode()))
         if removed:
             edits += remove_members(members, removed)
         if self.stream and not self.wants_usage:
@@ -79,23 +81,24 @@ def parse_chat_request(body: bytes, content_type: str, max_failover: int) -> Inf
         RequestError: 415 where the media type is not JSON, 400 with `invalid_json`, `missing_field` or `invalid_field`.
     """
     members = _parse(body, content_type)
-    messages = _required(members, "messages")
-    _check("messages", isinstance(messages, list) and messages, "a non-empty array")
-    temperature = members.get("temperature")
-    _check(
-        "temperature",
-        temperature is None or _is_number_up_to(temperature, _MAX_TEMPERATURE),
-        "a number from 0 to 2",
-    )
-    max_tokens = members.get("max_tokens")
-    _check("max_tokens", max_tokens is None or (type(max_tokens) is int and max_tokens > 0), "a positive integer")
-    stream = members.get("stream")
-    _check("stream", stream is None or isinstance(stream, bool), "true or false")
-    options = members.get("stream_options")
+    values = members.values
+    messages = _required(values, "messages")
+    if not isinstance(messages, list) or not messages:
+        raise _invalid("messages", "a non-empty array")
+    temperature = values.get("temperature")
+    if temperature is not None and not _is_number_up_to(temperature, _MAX_TEMPERATURE):
+        raise _invalid("temperature", "a number from 0 to 2")
+    max_tokens = values.get("max_tokens")
+    if max_tokens is not None and not (type(max_tokens) is int and max_tokens > 0):
+        raise _invalid("max_tokens", "a positive integer")
+    stream = values.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _invalid("stream", "true or false")
     wants_usage = False
-    if stream:
-        _check("stream_options", options is None or isinstance(options, dict), "an object")
-        wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+    if stream and (options := values.get("stream_options")) is not None:
+        if not isinstance(options, dict):
+            raise _invalid("stream_options", "an object")
+        wants_usage = options.get("include_usage") is True
     return _request(body, members, stream=stream is True, wants_usage=wants_usage, max_failover=max_failover)
 
 
@@ -106,8 +109,9 @@ def parse_embedding_request(body: bytes, content_type: str, max_failover: int) -
         RequestError: 415 where the media type is not JSON, 400 with `invalid_json`, `missing_field` or `invalid_field`.
     """
     members = _parse(body, content_type)
-    content = _required(members, "input")
-    _check("input", isinstance(content, str | list) and content, "a non-empty string or array")
+    content = _required(members.values, "input")
+    if not isinstance(content, str | list) or not content:
+        raise _invalid("input", "a non-empty string or array")
     return _request(body, members, stream=False, wants_usage=False, max_failover=max_failover)
 
 
@@ -121,7 +125,8 @@ def _parse(body: bytes, content_type: str) -> Members:
 
 
 def _request(body: bytes, members: Members, *, stream: bool, wants_usage: bool, max_failover: int) -> InferenceRequest:
-    model = _required(members, "model")
+    values = members.values
+    model = _required(values, "model")
     if not isinstance(model, str) or not model:
         raise _invalid("model", "a non-empty string")
     return InferenceRequest(
@@ -130,9 +135,9 @@ def _request(body: bytes, members: Members, *, stream: bool, wants_usage: bool, 
         model=model,
         stream=stream,
         wants_usage=wants_usage,
-        region=_optional_string(members, "region"),
-        provider=_optional_string(members, "provider"),
-        failover=_failover(members.get("failover"), max_failover),
+        region=_optional_string(values, "region"),
+        provider=_optional_string(values, "provider"),
+        failover=_failover(values.get("failover"), max_failover),
     )
 
 
@@ -151,28 +156,28 @@ def _failover(value: JsonValue, most: int) -> tuple[str, ...]:
 
 def _ask_for_usage(members: Members, removed: frozenset[str]) -> Edit:
     """Return the edit that sets `stream_options.include_usage`, leaving the other options as they stand."""
-    member = members.by_name.get("stream_options")
-    if member is None:
+    if "stream_options" not in members.values:
         return append_member(members, '"stream_options"', '{"include_usage":true}', removed=removed)
-    if member.value is None:
-        return member.value_start, member.value_end, '{"include_usage":true}'
-    options = parse_members(members.text[member.value_start : member.value_end].encode())
-    if "include_usage" in options.by_name:
+    if members.values["stream_options"] is None:
+        return replace_value(members, "stream_options", '{"include_usage":true}')
+    place = members.places["stream_options"]
+    options = parse_members(members.text[place.value_start : place.value_end].encode())
+    if "include_usage" in options.values:
         start, end, value = replace_value(options, "include_usage", "true")
     else:
         start, end, value = append_member(options, '"include_usage"', "true")
-    return member.value_start + start, member.value_start + end, value
+    return place.value_start + start, place.value_start + end, value
 
 
-def _required(members: Members, name: str) -> JsonValue:
-    value = members.get(name)
+def _required(values: dict[str, JsonValue], name: str) -> JsonValue:
+    value = values.get(name)
     if value is None:
         raise RequestError(400, "missing_field", f"{name} is missing", param=name)
     return value
 
 
-def _optional_string(members: Members, name: str) -> str | None:
-    value = members.get(name)
+def _optional_string(values: dict[str, JsonValue], name: str) -> str | None:
+    value = values.get(name)
     if value is None or (isinstance(value, str) and value):
         return value
     raise _invalid(name, "a non-empty string")
@@ -180,11 +185,6 @@ def _optional_string(members: Members, name: str) -> str | None:
 
 def _is_number_up_to(value: JsonValue, most: int) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def _check(name: str, holds: object, wanted: str) -> None:
-    if not holds:
-        raise _invalid(name, wanted)
 
 
 def _invalid(name: str, wanted: str) -> RequestError:

@@ -1,12 +1,15 @@
 """Edit the members of one JSON object without touching any other byte.
 
-`parse_members` walks the top level with the standard library's C scanner, so that every value's place in the text is
-known; `Edit`s then replace, remove or append members.  Order, white space, escapes and the spelling of every number
-outside the edited members stay as they came.  Implements docs/spec/http-api.md section 4.2.
+`parse_members` reads the object with the standard library's C scanner.  Where its members stand in the text is found
+out only when one of them is to be edited; `Edit`s then replace, remove or append members.  Order, white space, escapes
+and the spelling of every number outside the edited members stay as they came.  Implements docs/spec/http-api.md
+section 4.2.
 """
 
 import re
+import sys
 from collections.abc import Callable
+from functools import cached_property
 from json import JSONDecodeError, JSONDecoder
 from json import decoder as _decoder
 
@@ -17,8 +20,8 @@ from tresor.errors import JsonError
 
 __all__ = [
     "Edit",
-    "Member",
     "Members",
+    "Place",
     "append_member",
     "apply_edits",
     "parse_members",
@@ -26,7 +29,7 @@ __all__ = [
     "replace_value",
 ]
 
-_PLAIN_NAME = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
+_STACK_MARGIN = 100
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Documented nowhere, but the two halves of every json.loads since Python 2.6; the typeshed knows neither.
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]  # see above
@@ -35,36 +38,59 @@ _scan_value: Callable[[str, int], tuple[JsonValue, int]] = JSONDecoder(
 ).scan_once  # type: ignore[attr-defined]  # see above
 
 
-class Member(msgspec.Struct, frozen=True, gc=False):
-    """One member: its value and where name and value stand in the text (character offsets, end exclusive)."""
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where name and value of a member stand in the text (character offsets, end exclusive)."""
 
-    value: JsonValue
     name_start: int
     value_start: int
     value_end: int
 
+
+class Members:
+    """The top level of a JSON object.
+
+    Args:
+        text: the object, and white space around it.
+        values: its members, in order.
+        close: the place of its closing brace.
+    """
+
+    def __init__(self, text: str, values: dict[str, JsonValue], close: int) -> None:
+        self.text = text
+        self.values = values
+        self.close = close
+
     def __repr__(self) -> str:
-        return f"<Member {self.name_start}:{self.value_end}>"
+        return f"<Members {len(self.values)} in {len(self.text)} characters>"
 
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Where each member stands."""
+        try:
+            return self._find_places()
+        except RecursionError:  # when it was parsed, the stack was not as high
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(limit + _STACK_MARGIN)
+            try:
+                return self._find_places()
+            finally:
+                sys.setrecursionlimit(limit)
 
-class Members(msgspec.Struct, frozen=True):
-    """The top level of a JSON object: its text, its members by name in order, and the place of its closing brace."""
-
-    text: str
-    by_name: dict[str, Member]
-    close: int
-
-    def __repr__(self) -> str:
-        return f"<Members {len(self.by_name)} in {len(self.text)} characters>"
-
-    def get(self, name: str) -> JsonValue:
-        """Return the value of `name`, or None where it is absent or null."""
-        member = self.by_name.get(name)
-        return None if member is None else member.value
+    def _find_places(self) -> dict[str, Place]:
+        """Walk over a text that is known to be an object: nothing is checked again."""
+        places: dict[str, Place] = {}
+        at = _skip(self.text, self.text.index("{") + 1)
+        while at < self.close:
+            name, colon = _scan_string(self.text, at + 1, True)
+            value_start = _skip(self.text, _skip(self.text, colon) + 1)
+            _, value_end = _scan_value(self.text, value_start)
+            places[name] = Place(at, value_start, value_end)
+            at = _skip(self.text, _skip(self.text, value_end) + 1)  # behind the comma
+        return places
 
 
 def parse_members(data: bytes) -> Members:
-    """Parse a JSON object and note where its members stand.
+    """Parse a JSON object.
 
     Raises:
         JsonError: not UTF-8, not RFC 8259, not an object, a name twice in any object, NaN or an infinity, an integer of
@@ -72,7 +98,10 @@ def parse_members(data: bytes) -> Members:
     """
     try:
         text = data.decode("utf-8")
-        return _parse(text)
+        start = _skip(text, 0)
+        if text[start : start + 1] != "{":
+            raise JsonError("not a JSON object")
+        value, end = _scan_value(text, start)
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8: {error.reason} at byte {error.start}") from error
     except JSONDecodeError as error:
@@ -83,40 +112,9 @@ def parse_members(data: bytes) -> Members:
         raise JsonError("nested too deeply") from error
     except ValueError as error:
         raise JsonError("a number has too many digits") from error
-
-
-def _parse(text: str) -> Members:
-    members: dict[str, Member] = {}
-    at = _skip(text, 0)
-    if text[at : at + 1] != "{":
-        raise JsonError("not a JSON object")
-    at = _skip(text, at + 1)
-    if text[at : at + 1] == "}":
-        return Members(text, members, _end(text, at))
-    while True:
-        if text[at : at + 1] != '"':
-            raise JsonError(f"expected a member name at character {at}")
-        name_start = at
-        if (plain := _PLAIN_NAME.match(text, at)) is not None:
-            name, value_start = plain[1], plain.end()
-        else:
-            name, at = _scan_string(text, at + 1, True)
-            at = _skip(text, at)
-            if text[at : at + 1] != ":":
-                raise JsonError(f"expected ':' at character {at}")
-            value_start = _skip(text, at + 1)
-        value, value_end = _scan_value(text, value_start)
-        if name in members:
-            raise JsonError(f"member name {name[:64]!r} stands twice in one object")
-        members[name] = Member(value, name_start, value_start, value_end)
-        at = _skip(text, value_end)
-        match text[at : at + 1]:
-            case ",":
-                at = _skip(text, at + 1)
-            case "}":
-                return Members(text, members, _end(text, at))
-            case _:
-                raise JsonError(f"expected ',' or '}}' at character {at}")
+    if _skip(text, end) != len(text):
+        raise JsonError(f"more than one value: something stands at character {end}")
+    return Members(text, value, end - 1)  # type: ignore[arg-type]  # it began with a brace
 
 
 def _skip(text: str, at: int) -> int:
@@ -127,25 +125,19 @@ def _skip(text: str, at: int) -> int:
     return at if space is None else space.end()
 
 
-def _end(text: str, close: int) -> int:
-    if _skip(text, close + 1) != len(text):
-        raise JsonError(f"more than one value: something stands at character {close + 1}")
-    return close
-
-
 Edit = tuple[int, int, str]
 """Replace `text[start:end]` by a string."""
 
 
 def replace_value(members: Members, name: str, value_json: str) -> Edit:
     """Return the edit that gives an existing member another value."""
-    member = members.by_name[name]
-    return member.value_start, member.value_end, value_json
+    place = members.places[name]
+    return place.value_start, place.value_end, value_json
 
 
 def append_member(members: Members, name_json: str, value_json: str, *, removed: frozenset[str] = frozenset()) -> Edit:
     """Return the edit that adds a member before the closing brace, given the names that are removed beside it."""
-    comma = "," if members.by_name.keys() - removed else ""
+    comma = "," if members.values.keys() - removed else ""
     return members.close, members.close, f"{comma}{name_json}:{value_json}"
 
 
@@ -153,17 +145,17 @@ def remove_members(members: Members, names: frozenset[str]) -> list[Edit]:
     """Return the edits that remove `names` together with one comma each."""
     edits: list[Edit] = []
     kept_before = False
-    ordered = list(members.by_name.items())
-    for position, (name, member) in enumerate(ordered):
+    ordered = list(members.places.items())
+    for position, (name, place) in enumerate(ordered):
         if name not in names:
             kept_before = True
             continue
         if kept_before:  # from the end of the member before, its comma included
-            edits.append((ordered[position - 1][1].value_end, member.value_end, ""))
+            edits.append((ordered[position - 1][1].value_end, place.value_end, ""))
         elif position + 1 < len(ordered):  # up to the name of the member behind
-            edits.append((member.name_start, ordered[position + 1][1].name_start, ""))
+            edits.append((place.name_start, ordered[position + 1][1].name_start, ""))
         else:
-            edits.append((member.name_start, member.value_end, ""))
+            edits.append((place.name_start, place.value_end, ""))
     return edits
 
 

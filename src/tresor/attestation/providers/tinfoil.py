@@ -76,14 +76,14 @@ def parse_tinfoil(document: bytes, known: Known) -> tuple[Node, ...]:
     """
     try:
         members = parse_members(document)
-        named = members.get("format")
+        named = members.values.get("format")
         if named == _V3:
             return (_parse_v3(members),)
         if not isinstance(named, str) or named not in _PLATFORMS:
             raise EvidenceMalformedError(
                 AttestationCode.EVIDENCE_VERSION_UNSUPPORTED, f"tinfoil format {str(named)[:64]!r} is not known"
             )
-        body = members.get("body")
+        body = members.values.get("body")
         if not isinstance(body, str):
             raise EvidenceMalformedError(AttestationCode.EVIDENCE_MALFORMED, "tinfoil body is not a string")
         spki = Half("the TLS key's SPKI SHA-256", known.spki_sha256, ("tls",))
@@ -93,14 +93,14 @@ def parse_tinfoil(document: bytes, known: Known) -> tuple[Node, ...]:
 
 
 def _parse_v3(members: Members) -> Node:
-    document = msgspec.convert({name: m.value for name, m in members.by_name.items()}, _DocumentV3)
+    document = msgspec.convert(members.values, _DocumentV3)
     stated = document.report_data
     spki = hex_member("tls_key_fp", stated.tls_key_fp, 32)
     nonce = hex_member("nonce", stated.nonce, 32)
     parts = [spki, hex_member("hpke_key", stated.hpke_key, 32), nonce]
     rule = "SHA-256(TLS key fingerprint || HPKE key || nonce)"
     checks: list[Check] = []
-    gpu = members.by_name.get("gpu")
+    gpu = members.places.get("gpu")
     raw_gpu = None if gpu is None else members.text[gpu.value_start : gpu.value_end].encode("utf-8")
     gpus_bound = False
     if stated.gpu_evidence_hash is not None:
