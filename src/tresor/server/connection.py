@@ -59,11 +59,13 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._reading: Request | None = None  # whose head or body is being parsed
         self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0  # fed since the last message ended; -1 while a body is read
         self._excess_bytes = 0  # of the body's framing, beyond what honest chunks need
         self._serving: Request | None = None
         self._queued: deque[Request] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # of all requests: one for each would cost more
+        self._next: asyncio.Future[None] | None = None  # what it waits for between two of them
         self._responded = False
         self._broken = False  # what arrives is no HTTP any more
         self._lingering = False
@@ -111,8 +113,9 @@ class HttpConnection(asyncio.Protocol):
                 self._release(request)
         self._queued.clear()
         self.resume_writing()
-        if self._serving is not None and self._task is not None:
+        if self._serving is not None:
             self._serving.gone = True
+        if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -163,6 +166,7 @@ class HttpConnection(asyncio.Protocol):
             raise RequestError(400, "invalid_field", f"more than {_MAX_PIPELINED} requests ahead of their answers")
         self._reading = Request(self, f"{_id_prefix}{next(_id_counter):x}")
         self._target = b""
+        self._fields = []
         # Once more than in `data_received`: this one may have begun in the bytes that ended the one before.
         self._read_deadline = self._server.loop.time() + self._limits.head_timeout_s
 
@@ -172,8 +176,8 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field.  Trailers are none: what stands behind the body was not there when it was looked at."""
-        if self._reading is not None and self._head_bytes >= 0:
-            self._reading.add_header(name, value)
+        if self._head_bytes >= 0:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Start the handler, or queue the request behind the one that runs."""
@@ -184,6 +188,7 @@ class HttpConnection(asyncio.Protocol):
         request.version = self._parser.get_http_version()
         request.keep_alive = self._parser.should_keep_alive()
         request.set_target(self._target)
+        request.set_headers(self._fields)
         if request.version not in ("1.0", "1.1"):
             raise RequestError(400, "invalid_field", "HTTP version is neither 1.0 nor 1.1")
         if request.version == "1.1" and "host" not in request.headers:
@@ -209,18 +214,19 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body, within the limits."""
-        self._excess_bytes = max(0, self._excess_bytes - 3 * len(data) - _CHUNK_OVERHEAD)
+        size = len(data)
+        self._excess_bytes = max(0, self._excess_bytes - 3 * size - _CHUNK_OVERHEAD)
         if self._reading is None or self._reading.incoming.failed:
             return
         body = self._reading.incoming
-        if body.size + len(data) > self._limits.max_body_bytes:
+        if body.size + size > self._limits.max_body_bytes:
             self._fail_body(self._reading, self._body_too_large())
-        elif self._server.buffered_bytes + len(data) > self._limits.max_buffered_bytes:
+        elif self._server.buffered_bytes + size > self._limits.max_buffered_bytes:
             self._fail_body(
                 self._reading, RequestError(503, "service_unavailable", "too many bodies at once", retry_after_s=1)
             )
         else:
-            self._server.buffered_bytes += len(data)
+            self._server.buffered_bytes += size
             body.feed(data)
 
     def on_message_complete(self) -> None:
@@ -257,7 +263,7 @@ class HttpConnection(asyncio.Protocol):
 
     def cancel(self) -> None:
         """Cancel what is being served; the process must end."""
-        if self._task is not None:
+        if self._serving is not None and self._task is not None:
             self._task.cancel()
 
     def sweep(self, now: float) -> None:
@@ -288,13 +294,30 @@ class HttpConnection(asyncio.Protocol):
     # Serving.
 
     def _serve(self, request: Request) -> None:
+        self._begin(request)
+        if self._next is not None:
+            self._next.set_result(None)
+        elif self._task is None:
+            self._task = self._server.loop.create_task(self._run())
+            self._task.add_done_callback(self._ended)
+
+    def _begin(self, request: Request) -> None:
         self._serving = request
         self._responded = False
         self._server.serving += 1
-        self._task = self._server.loop.create_task(self._run(request))
-        self._task.add_done_callback(self._served)  # which comes even where the task is cancelled before its first step
 
-    async def _run(self, request: Request) -> None:
+    async def _run(self) -> None:
+        """Serve one request after another, until the connection is lost."""
+        while self._transport is not None:
+            if self._serving is None:
+                self._next = self._server.loop.create_future()
+                await self._next
+                self._next = None
+            else:
+                await self._handle(self._serving)
+                self._served()
+
+    async def _handle(self, request: Request) -> None:
         try:
             await self._server.handler(request)
         except asyncio.CancelledError:
@@ -307,10 +330,10 @@ class HttpConnection(asyncio.Protocol):
                 fault = RequestError(500, "internal_error", "something went wrong here, not with your request")
                 request.respond(fault.status, encode_envelope(fault, request.id))
 
-    def _served(self, _task: "asyncio.Task[None]") -> None:
-        request, self._serving, self._task = self._serving, None, None
+    def _served(self) -> None:
+        request, self._serving = self._serving, None
         if request is None:
-            raise RuntimeError("a task ended that served nothing")
+            raise RuntimeError("what ended served nothing")
         self._server.serving -= 1
         self._release(request)
         if self._transport is None or self._lingering or self._leaving or self._transport.is_closing():
@@ -318,11 +341,16 @@ class HttpConnection(asyncio.Protocol):
         if not self._responded:
             self._transport.abort()  # a response that never ended must not look like one that did
         elif self._queued:
-            self._serve(self._queued.popleft())
+            self._begin(self._queued.popleft())
         elif self.closing:
             self._close(self._transport)
         elif self._reading is None and self._head_bytes == 0:
             self._read_deadline = self._server.loop.time() + self._limits.keep_alive_timeout_s
+
+    def _ended(self, _task: "asyncio.Task[None]") -> None:
+        """Take note of a request that was cancelled before its handler began."""
+        if self._serving is not None:
+            self._served()
 
     def _release(self, request: Request) -> None:
         self._server.buffered_bytes -= request.incoming.size

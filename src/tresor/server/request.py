@@ -1,7 +1,7 @@
 """One request and its response, as the application sees them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, unquote
@@ -208,16 +208,13 @@ class Request:
         self._sink.write(head if self.version == "1.0" else head + b"0\r\n\r\n")
         self._sink.response_complete()
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field."""
-        key = _header_names.get(name)
-        if key is None:
-            key = name.decode("latin-1").lower()
-            if len(_header_names) < _MAX_HEADER_NAMES:
-                _header_names[name] = key
-        text = value.decode("latin-1")
-        known = self.headers.get(key)
-        self.headers[key] = text if known is None else f"{known}, {text}"
+    def set_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take the header fields."""
+        headers = self.headers
+        for name, value in fields:
+            key = _header_names.get(name) or _header_name(name)
+            text = value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def set_target(self, target: bytes) -> None:
         """Take the request target; of an absolute one the path counts (RFC 9112, 3.2.2)."""
@@ -238,6 +235,13 @@ class Request:
             headers += "Connection: keep-alive\r\n"
         line = _STATUS_LINE.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
         return f"{line}{self._sink.date_header}{headers}{self.extra_headers}\r\n".encode("latin-1")
+
+
+def _header_name(name: bytes) -> str:
+    key = name.decode("latin-1").lower()
+    if len(_header_names) < _MAX_HEADER_NAMES:
+        _header_names[name] = key
+    return key
 
 
 def _typed(content_type: str | None) -> str:
