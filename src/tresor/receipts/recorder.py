@@ -28,6 +28,7 @@ from tresor.wire.sse import EventSplitter, close_event, event_data, is_data_line
 __all__ = ["StreamPhase", "StreamRecorder", "Usage", "splice_answer"]
 
 _DONE = b"[DONE]"
+_EMPTY_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
 _DONE_EVENT = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 _TRESOR = frozenset({"tresor"})
@@ -351,7 +352,7 @@ def _splice_object(body: bytes, extension: bytes, *, replace: bool) -> bytes:
         edits.append(append_member(members, '"tresor"', extension.decode(), removed=_TRESOR))
         return apply_edits(members, edits)
     close = body.rindex(b"}")
-    comma = b"" if body[:close].rstrip(b" \t\r\n").endswith(b"{") and body.count(b"{") == 1 else b","
+    comma = b"" if _EMPTY_OBJECT.match(body) else b","
     return b"".join((body[:close], comma, b'"tresor":', extension, body[close:]))
 
 
@@ -381,10 +382,5 @@ def _splice_event(event: bytes, extension: bytes, *, replace: bool) -> bytes:
 def _parse_usage(usage: object) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
-    return Usage(
-        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(usage.get("total_tokens"))
-    )
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < _MAX_COUNT else None
+    counts = [usage.get(name) for name in Usage.__struct_fields__]
+    return Usage(*[count if type(count) is int and 0 <= count < _MAX_COUNT else None for count in counts])

@@ -196,7 +196,8 @@ class UpstreamHealth:
         """
         if self.state(now) is BreakerState.CLOSED:
             self._in_a_row = 0
-            self._note(failed=False)
+            if self._history:
+                self._note(failed=False)
             if now >= self._rest_until + self._rest_s:  # it has worked for as long as it rested the last time
                 self._rest_s = 0.0
         self._move(_Event.SUCCEEDED)

@@ -25,6 +25,7 @@ from typing import Final, cast
 import httptools
 
 from tresor.errors import RequestError
+from tresor.http1.fields import combine
 from tresor.server.request import Request
 from tresor.server.state import ServerState
 from tresor.wire.envelope import encode_envelope
@@ -188,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
         request.version = self._parser.get_http_version()
         request.keep_alive = self._parser.should_keep_alive()
         request.set_target(self._target)
-        request.set_headers(self._fields)
+        request.headers = combine(self._fields)
         if request.version not in ("1.0", "1.1"):
             raise RequestError(400, "invalid_field", "HTTP version is neither 1.0 nor 1.1")
         if request.version == "1.1" and "host" not in request.headers:

@@ -1,7 +1,7 @@
 """One request and its response, as the application sees them."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, unquote
@@ -11,8 +11,6 @@ from tresor.errors import RequestError
 __all__ = ["JSON", "IncomingBody", "Request", "ResponseSink"]
 
 JSON: Final = "application/json"
-_MAX_HEADER_NAMES: Final = 256
-_header_names: dict[bytes, str] = {}  # as callers spell them -> lower case
 _STATUS_LINE: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -208,14 +206,6 @@ class Request:
         self._sink.write(head if self.version == "1.0" else head + b"0\r\n\r\n")
         self._sink.response_complete()
 
-    def set_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take the header fields."""
-        headers = self.headers
-        for name, value in fields:
-            key = _header_names.get(name) or _header_name(name)
-            text = value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
-
     def set_target(self, target: bytes) -> None:
         """Take the request target; of an absolute one the path counts (RFC 9112, 3.2.2)."""
         text = target.decode("latin-1")
@@ -235,13 +225,6 @@ class Request:
             headers += "Connection: keep-alive\r\n"
         line = _STATUS_LINE.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
         return f"{line}{self._sink.date_header}{headers}{self.extra_headers}\r\n".encode("latin-1")
-
-
-def _header_name(name: bytes) -> str:
-    key = name.decode("latin-1").lower()
-    if len(_header_names) < _MAX_HEADER_NAMES:
-        _header_names[name] = key
-    return key
 
 
 def _typed(content_type: str | None) -> str:

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tresor.errors import AttemptReason, UpstreamError
+from tresor.http1.fields import combine, field_name
 from tresor.http1.sweeper import Sweeper
 from tresor.limits import Limits
 from tresor.upstreams.channel import Standing
@@ -29,22 +30,30 @@ _READ_HIGH_WATER: Final = 1 << 20
 
 
 class ResponseHead:
-    """Status and header fields (lower-case names) of an answer.
+    """Status and header fields of an answer.
+
+    Args:
+        status: HTTP status.
+        fields: the header fields, as they came.
 
     Attributes:
-        fields: all of them, as they came.
-        headers: the last one of each name.
+        headers: by lower-case name; values of a repeated field joined by `, `.
     """
 
-    __slots__ = ("fields", "headers", "status")
+    __slots__ = ("_fields", "headers", "status")
 
-    def __init__(self) -> None:
-        self.status = 0
-        self.fields: list[tuple[str, str]] = []
-        self.headers: dict[str, str] = {}
+    def __init__(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self._fields = fields
+        self.headers = combine(fields)
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status}>"
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """All header fields with lower-case names, in order."""
+        return [(field_name(name), value.decode("latin-1")) for name, value in self._fields]
 
     @property
     def media_type(self) -> str:
@@ -73,13 +82,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._sweeper = sweeper
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
         self._poll = select.poll()
-        self._head = ResponseHead()
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head: ResponseHead | None = None
         self._head_bytes = 0
-        self._head_complete = False
         self._body: list[bytes] = []
         self.on_body = self._body.append  # called by the parser for every chunk of a stream
+        self._parser = httptools.HttpResponseParser(self)
         self._body_bytes = 0
         self._message_complete = True
         self._head_only = False
@@ -98,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.standing: Standing | None = None
 
     def __repr__(self) -> str:
-        return f"<UpstreamConnection status={self._head.status} complete={self._message_complete} {self._error!r}>"
+        return f"<UpstreamConnection head={self._head} complete={self._message_complete} {self._error!r}>"
 
     # Called by whoever has an exchange.
 
@@ -109,10 +118,10 @@ class UpstreamConnection(asyncio.Protocol):
         """
         if self._transport is None:
             raise self._error or UpstreamError("connection_lost", "the connection was closed")
-        self._parser = httptools.HttpResponseParser(self)
-        self._head = ResponseHead()
+        self._fields = []
+        self._head = None
         self._head_bytes = 0
-        self._head_complete = self._message_complete = False
+        self._message_complete = False
         self._head_only = head_only
         self.on_silence = None
         self._transport.write(head + body)
@@ -123,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         Raises:
             UpstreamError: it did not come, not in time, or is no HTTP.
         """
-        while not self._head_complete:
+        while self._head is None:
             await self._wait()
         return self._head
 
@@ -137,13 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self._message_complete:
                 return b""
             await self._wait()
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._body_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
+        return self._take()
 
     async def read_whole(self, most: int) -> bytes:
         """Return the whole body.
@@ -153,12 +156,26 @@ class UpstreamConnection(asyncio.Protocol):
         """
         parts: list[bytes] = []
         size = 0
-        while data := await self.read():
+        while self._body or not self._message_complete:
+            if not self._body:
+                await self._wait()
+                continue
+            data = self._take()
             parts.append(data)
             size += len(data)
             if size > most:
                 raise UpstreamError("invalid_response", f"the answer is longer than {most} bytes")
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _take(self) -> bytes:
+        """Return what of the body is there."""
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._body_bytes = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
 
     @property
     def reusable(self) -> bool:
@@ -199,7 +216,7 @@ class UpstreamConnection(asyncio.Protocol):
         """End: properly, where the body lasts until the connection ends; otherwise something was cut."""
         self._sweeper.remove(self)
         self._transport = None
-        if self._head_complete and not self._message_complete and exc is None and self._ends_with_connection():
+        if self._head is not None and not self._message_complete and exc is None and _ends_with_connection(self._head):
             self._keep_alive = False
             self._message_complete = True
             self._wake()
@@ -211,7 +228,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._message_complete:  # nobody asked: the connection is of no further use
             self.abort()
             return
-        if self._head_complete:
+        head = self._head
+        if head is not None:
             self._body_bytes += len(data)  # framing included: a bound for what is held, no count
         else:
             self._head_bytes += len(data)
@@ -221,10 +239,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail("invalid_response", "what was received is not an HTTP/1.1 response")
             self.abort()
             return
-        if not self._head_complete and self._head_bytes > self._limits.max_head_bytes:
+        if self._head is None and self._head_bytes > self._limits.max_head_bytes:
             self._fail("invalid_response", f"the head of the answer is larger than {self._limits.max_head_bytes} bytes")
             self.abort()
-        elif self._body:
+        elif self._body or self.finished or self._head is not head:
             self._wake()
         if self._body_bytes > _READ_HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
@@ -234,30 +252,24 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field."""
-        field = (name.decode("latin-1").lower(), value.decode("latin-1"))
-        self._head.fields.append(field)
-        self._head.headers[field[0]] = field[1]
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Take the head; one of status 1xx announces another (RFC 9110, 15.2)."""
         status = self._parser.get_status_code()
         if status >= 200:  # noqa: PLR2004 - the first status that is final
-            self._head.status = status
-            self._head_complete = True
+            self._head = ResponseHead(status, self._fields)
             if self._head_only:  # the parser waits for a body all the same: the connection is not used again
                 self._keep_alive = False
                 self._message_complete = True
-            self._wake()
         else:
-            self._head.fields.clear()
-            self._head.headers.clear()
+            self._fields = []
 
     def on_message_complete(self) -> None:
         """Take note of the body's end."""
-        if self._head_complete:
+        if self._head is not None:
             self._keep_alive = self._parser.should_keep_alive()
             self._message_complete = True
-            self._wake()
 
     # Deadlines.
 
@@ -294,6 +306,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._error = UpstreamError(reason, message)
         self._wake()
 
-    def _ends_with_connection(self) -> bool:
-        headers = self._head.headers
-        return "content-length" not in headers and "chunked" not in headers.get("transfer-encoding", "").lower()
+
+def _ends_with_connection(head: ResponseHead) -> bool:
+    headers = head.headers
+    return "content-length" not in headers and "chunked" not in headers.get("transfer-encoding", "").lower()
