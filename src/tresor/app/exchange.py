@@ -331,7 +331,8 @@ class Exchange:
                 if not self._streaming:
                     self._begin_stream(attempt, connection, head)
                 self._request.write(out)
-                await self._request.drain()
+                if self._request.congested:
+                    await self._request.drain()
             fault = recorder.fault
         if fault is not None and not self._streaming:
             raise fault

@@ -245,6 +245,11 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
+    @property
+    def congested(self) -> bool:
+        """Whether the caller takes less than it is sent."""
+        return self._writable is not None
+
     async def drain(self) -> None:
         """Wait until most of what was written has been taken."""
         if self._writable is not None:

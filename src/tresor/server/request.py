@@ -21,6 +21,10 @@ class ResponseSink(Protocol):
     """Whether the connection ends behind this response."""
 
     @property
+    def congested(self) -> bool:
+        """Whether so much of what was written has not been taken that it is time to `drain`."""
+
+    @property
     def date_header(self) -> str:
         """The `Date` line of this second."""
 
@@ -188,6 +192,11 @@ class Request:
         """Send a piece of the body, not empty."""
         head, self._unsent_head = self._unsent_head, b""
         self._sink.write(head + data if self.version == "1.0" else b"%b%x\r\n%b\r\n" % (head, len(data), data))
+
+    @property
+    def congested(self) -> bool:
+        """Whether the caller takes less than it is sent; then it is time to `drain`."""
+        return self._sink.congested
 
     async def drain(self) -> None:
         """Wait until the caller has taken most of what was sent."""

@@ -26,6 +26,8 @@ class EventSplitter:
     def feed(self, data: bytes) -> bytes:
         """Return all events that are whole by now and line ends behind them, as one block of bytes, possibly empty."""
         rest = self._rest
+        if not rest and data.endswith(b"\n\n") and b"\r" not in data:
+            return data
         seen = max(0, len(rest) - 3)  # a blank line may have begun in what was there: CR LF CR, then LF
         rest += data
         end = _LINE_ENDS.match(rest, self._end_of_last_event(seen)).end()  # type: ignore[union-attr] # matches nothing too
@@ -42,7 +44,8 @@ class EventSplitter:
     def _end_of_last_event(self, seen: int) -> int:
         rest = self._rest
         if rest.find(b"\r", seen) < 0:
-            return rest.rfind(b"\n\n", seen) + 2 if rest.rfind(b"\n\n", seen) >= 0 else 0
+            boundary = rest.rfind(b"\n\n", seen)
+            return boundary + 2 if boundary >= 0 else 0
         # A CR at the very end may yet become CRLF, so it ends no line until the next byte is there.
         upto = len(rest) - 1 if rest[-1:] == b"\r" else len(rest)
         end = 0
