@@ -131,7 +131,7 @@ class StreamRecorder:
         self._max_event_bytes = max_event_bytes
         self._splitter = EventSplitter()
         self._received = hashlib.sha256()
-        self._sent = hashlib.sha256()
+        self._apart: hashlib._Hash | None = None  # of what was given back, from where it differs from what was fed
         self._held: list[bytes] = []  # in PREFACE comments; in HOLDING the finish chunk and what came behind it
         self._held_bytes = 0
         self._finish_event = b""  # the first of what is held in HOLDING, with the `tresor` member
@@ -150,18 +150,21 @@ class StreamRecorder:
     @property
     def response_digest(self) -> str:
         """Digest of everything given back."""
-        return "sha256:" + self._sent.hexdigest()
+        return "sha256:" + (self._apart or self._received).hexdigest()
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the upstream's body, de-chunked, and return what may leave now.
 
         An upstream's fault is noted in `fault`, not raised: what came before it still leaves.
         """
-        self._received.update(data)
         if self._is_over():
+            self._diverge()
+            self._received.update(data)
             return b""
         out = self._pass(self._splitter.feed(data))
-        self._sent.update(out)
+        if self._apart is not None or out != data:
+            self._diverge().update(out)
+        self._received.update(data)
         if not self._is_over() and self._splitter.waiting > self._max_event_bytes:
             self.fault = self._too_long()
         return out
@@ -174,7 +177,7 @@ class StreamRecorder:
         if self._is_over():
             return b""
         out = self._events(_last_events(self._splitter.close()))
-        self._sent.update(out)
+        self._diverge().update(out)
         if self._is_over():
             return out
         if self.phase is StreamPhase.HOLDING:
@@ -191,19 +194,25 @@ class StreamRecorder:
         if self.phase is not StreamPhase.DONE or self.fault is not None:
             raise RuntimeError(f"tail() of a stream that is not whole: {self!r}")
         tail = b"".join((self._finish_event, *self._held[1:], self._done_event))
-        self._sent.update(tail)
+        self._diverge().update(tail)
         return tail
 
     def broken_tail(self, error_json: bytes) -> bytes:
         """Return the event that ends a broken stream; what was held back is dropped."""
         event = b"data: " + error_json + b"\n\n"
-        self._sent.update(event)
+        self._diverge().update(event)
         return event
 
     def comment(self) -> bytes:
         """Return a comment line that keeps a silent connection alive."""
-        self._sent.update(_KEEP_ALIVE)
+        self._diverge().update(_KEEP_ALIVE)
         return _KEEP_ALIVE
+
+    def _diverge(self) -> "hashlib._Hash":
+        """Return the hash of what was given back, for what is not as it was fed; most of a stream is hashed once."""
+        if self._apart is None:
+            self._apart = self._received.copy()
+        return self._apart
 
     def _pass(self, block: bytes) -> bytes:
         """Let whole events through: runs of plain content in one piece, all others one by one."""
@@ -341,7 +350,10 @@ def _end_of_plain_content(block: bytes, at: int, run_bytes: int) -> int:
         # Counting is several times as fast as looking at each; mostly all of them are harmless.
         end = upto + _OVERLAP_BYTES
         count = block.count(telling, at, end)
-        if count and count != sum([block.count(spelling, at, end) for spelling in harmless]):
+        for spelling in harmless:
+            if count:
+                count -= block.count(spelling, at, end)
+        if count:
             upto = min(upto, _first(block, telling, harmless, at))
     boundary = block.rfind(b"\n\n", at, upto)
     return at if boundary < 0 else boundary + 2
