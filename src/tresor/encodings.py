@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NoReturn, TypeAlias
 
+import msgspec
+
 from tresor.errors import EncodingError, JsonError
 
 __all__ = [
@@ -34,7 +36,9 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 
 def base64url_encode(data: bytes) -> str:
     """Encode as RFC 4648 section 5 without padding (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    # As a JSON string: this library's base64 is several times as fast as that of binascii.
+    quoted = msgspec.json.encode(data)
+    return quoted.replace(b"+", b"-").replace(b"/", b"_").strip(b'"=').decode("ascii")
 
 
 def base64url_decode(text: str) -> bytes:

@@ -23,7 +23,7 @@ from tresor.issuer.keys import AttestationBlock, KeyAttestation, KeySource
 from tresor.issuer.store_thread import StoreThread
 from tresor.jose.jwk import Jwk, public_jwk
 from tresor.jose.jws import encode_protected_header, sign_compact
-from tresor.receipts.claims import ReceiptDraft, complete_draft, encode_claims
+from tresor.receipts.claims import ReceiptDraft, encode_claims
 from tresor.store.base import NewReceipt, SigningKey, Store
 
 __all__ = ["ReceiptIssuer", "key_set"]
@@ -58,11 +58,11 @@ class _Signer:
 
     def sign(self, pending: "_Pending", *, issued_at: int, seq: int) -> NewReceipt:
         """Sign a receipt as number `seq` of this key."""
-        claims = complete_draft(pending.draft, iat=issued_at, seq=seq)
+        draft = pending.draft
         pending.router = None if self.attestation is None else self.attestation.block
-        payload = encode_claims(claims, _members(pending.router, pending.inference))
+        payload = encode_claims(draft, iat=issued_at, seq=seq, members=_members(pending.router, pending.inference))
         return NewReceipt(
-            id=claims.jti,
+            id=draft.jti,
             customer_id=pending.customer_id,
             kid=self.kid,
             seq=seq,

@@ -4,9 +4,11 @@ A signature is 64 bytes, r and s as 32 bytes each, big-endian.  We always emit t
 verify; we accept both, as other signers do not choose.  Nothing identifies a receipt by its signature bytes.
 """
 
+import hashlib
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from tresor.errors import ReceiptCode, ReceiptMalformedError, ReceiptSignatureError
@@ -15,13 +17,14 @@ __all__ = ["SIGNATURE_BYTES", "sign_es256", "verify_es256"]
 
 SIGNATURE_BYTES = 64
 _ECDSA_SHA256 = ec.ECDSA(SHA256())
+_ECDSA_PREHASHED = ec.ECDSA(Prehashed(SHA256()))  # hashlib spares the library some set-up per signature
 _N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # order of P-256, SP 800-186 section 3.2.1.3
 _HALF_N = _N >> 1
 
 
 def sign_es256(private_key: ec.EllipticCurvePrivateKey, signing_input: bytes) -> bytes:
     """Sign `signing_input` and return r and s as 64 bytes, big-endian, s in the lower half."""
-    der = private_key.sign(signing_input, _ECDSA_SHA256)
+    der = private_key.sign(hashlib.sha256(signing_input).digest(), _ECDSA_PREHASHED)
     # DER of two P-256 integers is 30 len 02 len r 02 len s, every length in one byte (X.690 8.1.3.4).
     r_end = 4 + der[3]
     s = int.from_bytes(der[r_end + 2 :], "big")
