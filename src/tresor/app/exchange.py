@@ -1,8 +1,8 @@
 """One exchange: a plan is tried until an upstream answers, its bytes are relayed, and the receipt says what happened.
 
-The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream` -> `_seal`, which returns
-when the receipt is durable (`tresor.app.ledger`) -> the last bytes.  What docs/spec/http-api.md section 4 demands and
-this file keeps:
+The way of a completion: `run` -> `_try` a candidate -> `_relay_whole` or `_relay_stream`, which say how to end it once
+the upstream is free for others -> `_seal`, which returns when the receipt is durable (`tresor.app.ledger`) -> the last
+bytes.  What docs/spec/http-api.md section 4 demands and this file keeps:
 
 * nothing of an answer reaches the caller before a candidate is settled on, and then never anything of another one;
 * however an exchange ends once it had a plan, it has one receipt, unless the caller opted out;
@@ -11,9 +11,10 @@ this file keeps:
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -30,6 +31,7 @@ from tresor.routing.plan import Plan
 from tresor.server.request import JSON, Request
 from tresor.store.base import ApiKey
 from tresor.upstreams.connection import ResponseHead, UpstreamConnection
+from tresor.upstreams.pool import UpstreamPool
 from tresor.wire.envelope import encode_envelope, encode_stream_error
 
 __all__ = ["Endpoint", "Exchange", "Forwardable"]
@@ -43,6 +45,10 @@ _TRAILING_S: Final = 0.25
 _NEVER: Final = float("inf")
 _NEXT_CANDIDATE: Final = frozenset({401, 403, 404, 408, 429})
 _NOT_ATTESTED: Final = frozenset({"attestation_failed", "pin_mismatch"})
+
+
+_Ending: TypeAlias = Callable[[], Awaitable[None]]
+"""What is left of an exchange when its upstream has no part in it any more."""
 
 
 class Forwardable(Protocol):
@@ -125,7 +131,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body",
         "_context",
         "_deadline",
         "_endpoint",
@@ -157,7 +162,6 @@ class Exchange:
         self._options = options
         self._parsed = parsed
         self._plan = plan
-        self._body = body
         self._loop = asyncio.get_running_loop()
         self._deadline = _NEVER if parsed.stream else self._loop.time() + options.timeout_s
         self._recorder: StreamRecorder | None = None
@@ -168,7 +172,7 @@ class Exchange:
             options,
             receipt_type=endpoint.receipt_type,
             plan=plan,
-            request_digest=digest_string(body),
+            body=body,
             stream=parsed.stream,
         )
 
@@ -197,51 +201,45 @@ class Exchange:
         """Try a candidate; return whether the exchange is over."""
         attempt = self._ledger.begin(route)
         self._recorder = None
-        gate = self._context.pools[route.upstream].gate
+        pool = self._context.pools[route.upstream]
+        gate = pool.gate
         try:
             if not gate.try_acquire():
                 await gate.acquire(self._deadline)
+            try:
+                ending = await self._ask(attempt, pool)
+            finally:
+                gate.release()
         except UpstreamError as error:
             self._failed(attempt, error)
             return False
-        try:
-            return await self._try_inside(attempt)
-        except UpstreamError as error:
-            self._failed(attempt, error)
-            return False
-        finally:
-            gate.release()
+        await ending()
+        return True
 
-    async def _try_inside(self, attempt: Try) -> bool:
-        """Send the request and relay the answer; return whether the exchange is over."""
-        route, ledger = attempt.route, self._ledger
-        pool = self._context.pools[route.upstream]
-        connection = await pool.acquire(self._deadline)
+    async def _ask(self, attempt: Try, pool: UpstreamPool) -> _Ending:
+        """Send the request and relay the answer, but for its end."""
+        route, parsed = attempt.route, self._parsed
+        connection = pool.take() or await pool.acquire(self._deadline)
         try:
             attempt.standing = connection.standing
             self._check_demands(attempt)
-            body = self._parsed.forwarded(route.settings.upstream_name)
-            ledger.upstream_request_digest = ledger.request_digest if body == self._body else digest_string(body)
-            accept = _EVENT_STREAM if self._parsed.stream else "*/*" if self._endpoint.text_answers else JSON
+            body = parsed.forwarded(route.settings.upstream_name)
+            accept = _EVENT_STREAM if parsed.stream else "*/*" if self._endpoint.text_answers else JSON
             connection.deadline = self._deadline
             connection.silence_s = _NEVER
-            if self._parsed.stream:
+            if parsed.stream:
                 connection.deadline = self._loop.time() + pool.settings.first_byte_timeout_s
-            connection.send(pool.request_head(self._endpoint.path, self._parsed.content_type, accept, len(body)), body)
-            attempt.prompt_sent = True
+            connection.send(pool.request_head(self._endpoint.path, parsed.content_type, accept, len(body)), body)
             attempt.sent_at = self._loop.time()
-            ledger.upstream_response_digest = None
+            self._ledger.note_sent(attempt, body)
             head = await connection.read_head()
             attempt.status = head.status
             if head.status >= 300:  # noqa: PLR2004 - neither a redirect nor an error is an answer
                 return await self._not_served(attempt, connection, head)
             if head.headers.get("content-encoding", "identity").lower() != "identity":
                 raise UpstreamError("invalid_response", "the answer is content-coded")
-            if self._parsed.stream:
-                await self._relay_stream(attempt, connection, head)
-            else:
-                await self._relay_whole(attempt, connection, head)
-            return True
+            relay = self._relay_stream if parsed.stream else self._relay_whole
+            return await relay(attempt, connection, head)
         finally:
             pool.release(connection)
 
@@ -278,7 +276,7 @@ class Exchange:
             hurried=not self._parsed.stream and self._options.timeout_s < self._context.limits.default_timeout_s,
         )
 
-    async def _not_served(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> bool:
+    async def _not_served(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> _Ending:
         """Pass an upstream's refusal of the request on; anything else is a reason to try the next candidate."""
         body = await connection.read_whole(self._context.limits.max_response_bytes)
         self._ledger.upstream_response_digest = digest_string(body)
@@ -291,32 +289,34 @@ class Exchange:
             )
         attempt.outcome, attempt.reason = "rejected", "upstream_rejected"
         self._note_failure(attempt, attempt.reason)
-        await self._refuse(RequestError(head.status, "upstream_rejected", _message_of(body)))
-        return True
+        return partial(self._refuse, RequestError(head.status, "upstream_rejected", _message_of(body)))
 
     # The answer.
 
-    async def _relay_whole(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+    async def _relay_whole(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> _Ending:
         body = await connection.read_whole(self._context.limits.max_response_bytes)
         self._ledger.upstream_response_digest = digest_string(body)
         content_type = JSON
         if self._endpoint.text_answers and head.media_type != JSON:
             content_type = head.headers.get("content-type", "application/octet-stream")
         else:
-            body, self._ledger.usage = splice_answer(body, self._ledger.extension(attempt.route))
+            body, self._ledger.usage = splice_answer(body, self._ledger.extension)
         self._served(attempt)
+        return partial(self._end_whole, head.status, body, content_type)
+
+    async def _end_whole(self, status: int, body: bytes, content_type: str) -> None:
         try:
-            await self._seal("complete", status=head.status, response_digest=digest_string(body))
+            await self._seal("complete", status=status, response_digest=digest_string(body))
         except StoreUnavailableError:
             self._respond_error(_not_stored(), receipt=False)
         else:
-            self._request.respond(head.status, body, content_type, self._ledger.receipt_header)
+            self._request.respond(status, body, content_type, self._ledger.receipt_header)
 
-    async def _relay_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
+    async def _relay_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> _Ending:
         if head.media_type != _EVENT_STREAM:
             raise UpstreamError("invalid_response", f"the answer to a streaming request is not {_EVENT_STREAM}")
         recorder = self._recorder = StreamRecorder(
-            extension=self._ledger.extension(attempt.route),
+            extension=self._ledger.extension,
             pass_usage=self._parsed.wants_usage,
             max_event_bytes=self._context.limits.max_event_bytes,
         )
@@ -337,11 +337,16 @@ class Exchange:
         if fault is not None and not self._streaming:
             raise fault
         self._ledger.usage = recorder.usage
-        if fault is None:
-            await self._end_stream(attempt, connection, recorder, head)
-        else:
+        if fault is not None:
             self._failed(attempt, fault)
-            await self._break_stream(recorder, _broken(fault))
+            return partial(self._break_stream, recorder, _broken(fault))
+        connection.on_silence = None
+        await _read_trailing(connection, recorder)
+        self._ledger.upstream_response_digest = recorder.upstream_response_digest
+        self._served(attempt)
+        if not self._streaming:  # all there was is held back
+            self._begin_stream(attempt, connection, head)
+        return partial(self._end_stream, recorder, head.status)
 
     def _begin_stream(self, attempt: Try, connection: UpstreamConnection, head: ResponseHead) -> None:
         """Send the head: from here on no other candidate can take over."""
@@ -361,18 +366,10 @@ class Exchange:
         if self._recorder is not None:
             self._request.write(self._recorder.comment())
 
-    async def _end_stream(
-        self, attempt: Try, connection: UpstreamConnection, recorder: StreamRecorder, head: ResponseHead
-    ) -> None:
-        connection.on_silence = None
-        await _read_trailing(connection, recorder)
-        self._ledger.upstream_response_digest = recorder.upstream_response_digest
-        self._served(attempt)
-        if not self._streaming:  # all there was is held back
-            self._begin_stream(attempt, connection, head)
+    async def _end_stream(self, recorder: StreamRecorder, status: int) -> None:
         tail = recorder.tail()
         try:
-            await self._seal("complete", status=head.status, response_digest=recorder.response_digest)
+            await self._seal("complete", status=status, response_digest=recorder.response_digest)
         except StoreUnavailableError:
             tail = recorder.broken_tail(encode_stream_error(_not_stored(), None))
         self._request.finish_stream(tail)
@@ -469,7 +466,9 @@ class Exchange:
     async def _seal(self, outcome: Outcome, *, status: int | None, response_digest: str) -> None:
         """Have the receipt stored; see `Ledger.seal`."""
         answered = outcome == "complete" or self._streaming
-        await self._ledger.seal(outcome, status=status, response_digest=response_digest, answered=answered)
+        durable = self._ledger.seal(outcome, status=status, response_digest=response_digest, answered=answered)
+        if durable is not None:
+            await durable
 
 
 async def _read_trailing(connection: UpstreamConnection, recorder: StreamRecorder) -> None:

@@ -4,6 +4,7 @@ The exchange writes down every try as it goes; `seal` turns what is written into
 durable.  A body that names a receipt leaves only after that (docs/spec/http-api.md section 4).
 """
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ import msgspec
 
 from tresor.app.context import Context
 from tresor.app.options import ExchangeOptions
-from tresor.encodings import rfc3339
+from tresor.encodings import digest_string, rfc3339
 from tresor.errors import AttemptReason, UpstreamError
 from tresor.receipts.claims import SCHEMA, Attempt, AttemptOutcome, Outcome, ReceiptDraft, ReceiptType
 from tresor.receipts.ids import new_receipt_id
@@ -69,11 +70,12 @@ class Ledger:
         options: what the request's headers ask for.
         receipt_type: of the endpoint.
         plan: what was asked for.
-        request_digest: of the body as received.
+        body: as received.
         stream: whether the answer was to be a stream.
 
     Attributes:
         receipt_id: id under which the receipt will stand.
+        extension: value of the `tresor` member of an answer to what was sent last, as JSON.
         tries: in order.
         upstream_request_digest: of the body as forwarded last.
         upstream_response_digest: of the body as received last.
@@ -82,14 +84,17 @@ class Ledger:
     """
 
     __slots__ = (
+        "_body",
         "_caller",
         "_context",
         "_options",
         "_plan",
         "_receipt_type",
+        "_request_digest",
+        "_requested",
         "_stream",
+        "extension",
         "receipt_id",
-        "request_digest",
         "sealed",
         "tries",
         "upstream_request_digest",
@@ -105,7 +110,7 @@ class Ledger:
         *,
         receipt_type: ReceiptType,
         plan: Plan,
-        request_digest: str,
+        body: bytes,
         stream: bool,
     ) -> None:
         self._context = context
@@ -113,8 +118,11 @@ class Ledger:
         self._options = options
         self._receipt_type = receipt_type
         self._plan = plan
+        self._requested = str(plan.requested)
+        self._body = body
+        self._request_digest: str | None = None
         self._stream = stream
-        self.request_digest = request_digest
+        self.extension = b""
         self.receipt_id = new_receipt_id()
         self.tries: list[Try] = []
         self.upstream_request_digest: str | None = None
@@ -138,25 +146,40 @@ class Ledger:
         self.tries.append(attempt)
         return attempt
 
-    def extension(self, route: Route) -> bytes:
-        """Return the value of the `tresor` member of an answer of `route`, as JSON."""
-        return msgspec.json.encode(
+    def note_sent(self, attempt: Try, body: bytes) -> None:
+        """Note that `body` was sent, and do what can be done while the upstream works."""
+        attempt.prompt_sent = True
+        request_digest = self._digest_request()
+        self.upstream_request_digest = request_digest if body == self._body else digest_string(body)
+        self.upstream_response_digest = None
+        self.extension = msgspec.json.encode(
             _Extension(
                 receipt_id=self.receipt_id if self._options.receipt else msgspec.UNSET,
-                requested_route=str(self._plan.requested),
-                routed_model=route.id,
-                failover=self._plan.is_failover(route),
+                requested_route=self._requested,
+                routed_model=attempt.route.id,
+                failover=self._plan.is_failover(attempt.route),
             )
         )
 
-    async def seal(self, outcome: Outcome, *, status: int | None, response_digest: str, answered: bool) -> None:
-        """Have the receipt signed and stored, and return when it is durable.
+    def _digest_request(self) -> str:
+        if self._request_digest is None:
+            self._request_digest = digest_string(self._body)
+        return self._request_digest
+
+    def seal(
+        self, outcome: Outcome, *, status: int | None, response_digest: str, answered: bool
+    ) -> asyncio.Future[None] | None:
+        """Have the receipt signed and stored.
 
         Args:
             outcome: how the exchange ended.
             status: HTTP status that was sent; None for none.
             response_digest: of the body that was or is about to be sent.
             answered: whether what was sent is, whole or not, an answer of the route that was tried last.
+
+        Returns:
+            A future that is done when the receipt is durable, or fails with `StoreUnavailableError` where it never will
+            be; None where there is none.
 
         Raises:
             StoreUnavailableError: it is not stored, and never will be.
@@ -165,7 +188,7 @@ class Ledger:
         last = self.tries[-1] if answered else None
         self._context.metrics.exchange("none" if last is None else last.route.id, outcome)
         if not self._options.receipt:
-            return
+            return None
         own = self._context.issuer.attestation
         standing = None if last is None else last.standing
         not_checked = _NOTHING_CHECKED if standing is None else standing.not_checked
@@ -175,14 +198,14 @@ class Ledger:
             receipt_type=self._receipt_type,
             iss=self._context.issuer_name,
             jti=self.receipt_id,
-            requested_route=str(self._plan.requested),
+            requested_route=self._requested,
             routed_model=None if last is None else last.route.id,
             failover=last is not None and self._plan.is_failover(last.route),
             attempts=tuple(map(_attempt, self.tries)),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             total_tokens=usage.total_tokens,
-            request_digest=self.request_digest,
+            request_digest=self._digest_request(),
             upstream_request_digest=self.upstream_request_digest,
             upstream_response_digest=self.upstream_response_digest,
             response_digest=response_digest,
@@ -193,7 +216,7 @@ class Ledger:
             nonce=self._options.nonce,
         )
         block = None if standing is None else standing.block
-        await self._context.issuer.issue(draft, self._caller.customer_id, inference_attestation=block)
+        return self._context.issuer.issue(draft, self._caller.customer_id, inference_attestation=block)
 
 
 def _attempt(attempt: Try) -> Attempt:

@@ -143,6 +143,19 @@ class UpstreamPool:
             limit=self.gate.limit,
         )
 
+    def take(self) -> UpstreamConnection | None:
+        """Return an idle connection ready for a request, its `standing` set; None where there is none.
+
+        Raises:
+            UpstreamError: what is behind it is not what was verified; nothing was sent.
+        """
+        standing = self.standing
+        if standing is None or (connection := self._idle_connection()) is None:
+            return None
+        self._check_pin(connection, standing)
+        connection.standing = standing
+        return connection
+
     async def acquire(self, deadline: float) -> UpstreamConnection:
         """Return a connection ready for a request, its `standing` set.
 
