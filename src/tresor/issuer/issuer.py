@@ -31,7 +31,7 @@ __all__ = ["ReceiptIssuer", "key_set"]
 _log = logging.getLogger(__name__)
 
 _MAX_GROUP: Final = 256
-_GATHER_S: Final = 0.0005
+_GATHER_S: Final = 0.002
 """How long a group may grow before it is flushed."""
 _IDLE_TURN_S: Final = 0.0001
 """A turn of the loop shorter than this had nothing to do."""
