@@ -38,6 +38,8 @@ level = "error"
 [backend]
 base_url = "http://127.0.0.1:{port}"
 """
+_PROGRAM_WORDS = 3
+"""Of a command: the interpreter, `-m` and the module."""
 _UNKNOWN_PORT = 1  # until the sidecar has one
 _DEMANDS = """
 attestation = "tresor"
@@ -64,9 +66,9 @@ class TresorOverTls(Tresor):
 
     def launch(self) -> Launch:
         """Start the sidecar beside the router, on the upstream's core."""
-        program, *options = super().launch().argv
+        command = super().launch().argv
         core = machine.choose_cores().upstream
-        argv = [ROOT / ".venv/bin/python", "-m", "bench.attested", str(core), self.directory, program, *options]
+        argv = [command[0], "-m", "bench.attested", str(core), self.directory, *command]
         return Launch(argv=argv, env={"PYTHONPATH": str(ROOT)})
 
     def upstream_settings(self) -> str:
@@ -92,7 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with machine.pinned(arguments.core):
         sidecar = subprocess.Popen(
-            [arguments.command[0], "sidecar", f"--config={arguments.directory / 'sidecar.toml'}"],
+            [*arguments.command[:_PROGRAM_WORDS], "sidecar", f"--config={arguments.directory / 'sidecar.toml'}"],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -10,9 +10,10 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from bench import interpreter
 from bench.install import (
-    ROOT,
     SOURCES,
+    WORK,
     InstallError,
     c_program,
     debian_package,
@@ -139,19 +140,16 @@ class Tresor(Target):
 
     def __init__(self) -> None:
         self._key = ""
-
-    @property
-    def _program(self) -> Path:
-        return ROOT / ".venv/bin/tresor"
+        self._program: list[str | Path] = []
 
     @property
     def _store(self) -> Path:
         return self.directory / "tresor.db"
 
     def install(self) -> str:
-        """It is installed by `make setup`."""
-        if not self._program.exists():
-            raise InstallError(".venv/bin/tresor is not there; run `make setup`")
+        """It is installed by `make setup`, and borrowed from there."""
+        python = interpreter.environment(WORK / self.name)
+        self._program = [python, "-m", "tresor.cli.main"]
         return importlib.metadata.version("tresor")
 
     def launch(self) -> Launch:
@@ -190,12 +188,12 @@ key = "paced"
 upstream_name = "paced"
 """)
         option = ["--config", str(configuration)]
-        run([self._program, "customers", "add", "bench", *option])
-        created = re.search(r"tr-[0-9a-f]{96}", run([self._program, "keys", "create", "--customer", "bench", *option]))
+        run([*self._program, "customers", "add", "bench", *option])
+        created = re.search(r"tr-[0-9a-f]{96}", run([*self._program, "keys", "create", "--customer", "bench", *option]))
         if created is None:
             raise InstallError("`tresor keys create` printed no key")
         self._key = created[0]
-        return Launch(argv=[self._program, "serve", *option])
+        return Launch(argv=[*self._program, "serve", *option])
 
     def prepare(self) -> None:
         """Make the files that the configuration names; this one names none."""

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import interpreter
+
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".bench"
 SOURCES = Path(__file__).resolve().parent
@@ -68,13 +70,15 @@ def python_environment(name: str, requirements: Sequence[str]) -> Path:
         InstallError: pip says no.
     """
     directory = WORK / name
-    wanted = "\n".join(requirements)
+    python = interpreter.fastest()
+    wanted = "\n".join((str(python), *requirements))
     if not stamped(directory, wanted):
         print(f"bench: installing {name}", flush=True)
         shutil.rmtree(directory, ignore_errors=True)
-        run([sys.executable, "-m", "venv", directory])
+        run([python, "-m", "venv", "--without-pip", directory])
         options = ["--disable-pip-version-check", "--quiet", "--only-binary", ":all:"]
-        run([directory / "bin/python", "-m", "pip", "install", *options, *requirements])
+        pip = [sys.executable, "-m", "pip", f"--python={directory / 'bin/python'}", "install"]
+        run([*pip, *options, *requirements])
         stamp(directory, wanted)
     return directory
 

@@ -94,5 +94,5 @@ def describe() -> str:
     return (
         f"{len(os.sched_getaffinity(0))} cores of {model[1] if model else platform.machine()}"
         f"{' (virtual machine)' if virtual else ''}, {memory_gib:.0f} GiB, "
-        f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}"
+        f"Linux {platform.release().split('-')[0]}"
     )

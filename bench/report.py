@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench import machine
+from bench import interpreter, machine
 from bench.measure import FIRST_BYTE, FIRST_BYTE_PACED, LOW_LOAD, SATURATION, STREAMS, Outcome, Phase, Run, pick
 
 _OURS: Final = "tresor"
@@ -265,6 +265,7 @@ def render(run: Run, command: str) -> str:
 {made}
 
 - Machine: {machine.describe()}; a small write with its flush takes {run.flush_us:.0f} µs.
+- Python programs, Tresor and LiteLLM alike, run on the fastest CPython of their version here: {interpreter.describe()}.
 - {where}
 - {load}
 - Rounds: {run.rounds}; seconds for each phase of each turn: {run.seconds:g}.
