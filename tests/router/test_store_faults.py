@@ -137,6 +137,24 @@ def test_when_too_many_receipts_wait_nothing_more_is_forwarded(start_router: Sta
     assert router.complete().status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_while_a_receipt_waits_the_upstream_is_free_for_others(
+    start_router: StartRouter, alpha: Upstream, stream: bool
+) -> None:
+    router = start_router([UpstreamEntry(alpha, settings={"max_concurrent_requests": 1})])
+    router.complete()  # has the worker take its permits, which it could not while the store is locked
+    connections = alpha.connections
+    with ExitStack() as stack:
+        with locked(router):
+            wires = [stack.enter_context(router.connect()) for _ in range(3)]
+            for number, wire in enumerate(wires, start=2):
+                body = chat(stream=True) if stream else chat()
+                wire.send(request_bytes("POST", "/v1/chat/completions", key=router.key, body=body))
+                alpha.wait_for(number)
+        assert [wire.read_answer().status for wire in wires] == [200, 200, 200]
+    assert alpha.connections == connections
+
+
 def test_a_worker_that_cannot_come_back_leaves_the_others_alone(start_router: StartRouter, alpha: Upstream) -> None:
     router = start_router([UpstreamEntry(alpha)], settings={"server": {"workers": 2}})
     wait_until(lambda: log_has(router, "worker ready", 2), "both run")
