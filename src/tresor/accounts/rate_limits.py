@@ -66,6 +66,18 @@ class RateLimiter:
         now = int(self._clock())
         minute = self._lot(key.customer_id, _MINUTE_S, now)
         day = self._lot(key.customer_id, _DAY_S, now)
+        if minute.held and day.held:
+            minute.held -= 1
+            day.held -= 1
+        elif (refused := await self._take_with_refill(key, plan, minute, day, now)) is not None:
+            return refused
+        minute_left, day_left = minute.held + minute.left_in_store, day.held + day.left_in_store
+        if minute_left <= day_left:
+            return Allowance(plan.requests_per_minute, minute_left)
+        return Allowance(plan.requests_per_day, day_left)
+
+    async def _take_with_refill(self, key: ApiKey, plan: Plan, minute: _Lot, day: _Lot, now: int) -> Allowance | None:
+        """Take from both lots, refilled where one is empty; return a refusal, or None where both had some."""
         for lot, window, limit in ((minute, _MINUTE_S, plan.requests_per_minute), (day, _DAY_S, plan.requests_per_day)):
             while lot.held < 1 and not lot.exhausted:
                 # All who find it empty wait for one refill, which goes on where one of them leaves.
@@ -75,10 +87,7 @@ class RateLimiter:
                 minute.held += lot is day  # given back
                 return Allowance(limit, 0, retry_after_s=lot.began_at + window - now)
             lot.held -= 1  # at once: while the other lot is refilled, others take from this one
-        minute_left, day_left = minute.held + minute.left_in_store, day.held + day.left_in_store
-        if minute_left <= day_left:
-            return Allowance(plan.requests_per_minute, minute_left)
-        return Allowance(plan.requests_per_day, day_left)
+        return None
 
     def _lot(self, customer_id: int, window: int, now: int) -> _Lot:
         lot = self._lots.get((customer_id, window))

@@ -110,10 +110,12 @@ class Application:
                     },
                 )
 
-    async def _dispatch(self, request: Request) -> None:
-        if (endpoint := _ENDPOINTS.get(request.path)) is not None:
-            await self._infer(request, endpoint)
-        elif request.path == "/v1/receipts":
+    def _dispatch(self, request: Request) -> Awaitable[None]:
+        endpoint = _ENDPOINTS.get(request.path)
+        return self._look_up(request) if endpoint is None else self._infer(request, endpoint)
+
+    async def _look_up(self, request: Request) -> None:
+        if request.path == "/v1/receipts":
             await self._resources.list_receipts(request, await self._admit(request, "GET"))
         elif request.path.startswith("/v1/receipts/"):
             await self._resources.receipt(request, await self._admit(request, "GET"))

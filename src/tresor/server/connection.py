@@ -320,21 +320,13 @@ class HttpConnection(asyncio.Protocol):
                 await self._next
                 self._next = None
             else:
-                await self._handle(self._serving)
+                try:
+                    await self._server.handler(self._serving)
+                except asyncio.CancelledError:
+                    pass  # the caller left, or the process ends; the handler has done its duty
+                except Exception as error:  # noqa: BLE001 - a request must not take the process with it
+                    _fail(self._serving, error)
                 self._served()
-
-    async def _handle(self, request: Request) -> None:
-        try:
-            await self._server.handler(request)
-        except asyncio.CancelledError:
-            pass  # the caller left, or the process ends; the handler has done its duty
-        except Exception as error:  # noqa: BLE001 - a request must not take the process with it
-            # The type and the way to it; a message could quote what a caller sent.
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("handler failed", extra={"request": request.id, "fault": type(error).__name__, "trace": trace})
-            if request.status is None:
-                fault = RequestError(500, "internal_error", "something went wrong here, not with your request")
-                request.respond(fault.status, encode_envelope(fault, request.id))
 
     def _served(self) -> None:
         request, self._serving = self._serving, None
@@ -410,6 +402,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _body_too_large(self) -> RequestError:
         return RequestError(413, "payload_too_large", f"the body is larger than {self._limits.max_body_bytes} bytes")
+
+
+def _fail(request: Request, error: Exception) -> None:
+    """Log what a handler did not handle: its type and the way to it, for a message could quote what a caller sent."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("handler failed", extra={"request": request.id, "fault": type(error).__name__, "trace": trace})
+    if request.status is None:
+        fault = RequestError(500, "internal_error", "something went wrong here, not with your request")
+        request.respond(fault.status, encode_envelope(fault, request.id))
 
 
 def _not_http() -> RequestError:
