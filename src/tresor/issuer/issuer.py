@@ -96,8 +96,8 @@ class ReceiptIssuer:
         KeyFileError, StoreUnavailableError: no key could be had and made known.
 
     Attributes:
-        in_flight: tells how many requests are being served, those included that wait for their receipt; a group that
-            nobody can join any more is flushed at once.
+        in_flight: tells how many requests are being served, those included that wait for their receipt; no group waits
+            for more than half of them.
         attestation_fault: why evidence could not be had when it was asked for last; None where it could.
     """
 
@@ -255,7 +255,8 @@ class ReceiptIssuer:
         now = time.perf_counter()
         upto = now + _GATHER_S
         busy = True
-        while busy and now < upto and len(self._waiting) < min(_MAX_GROUP, self.in_flight()):
+        # What is served beside the group keeps the core busy while that is flushed: never wait for all of it.
+        while busy and now < upto and len(self._waiting) < min(_MAX_GROUP, (self.in_flight() + 1) // 2):
             began = now
             await asyncio.sleep(0)  # one turn of the loop
             now = time.perf_counter()
