@@ -77,10 +77,10 @@ class Collateral:
     @classmethod
     def of(cls, documents: Iterable[tuple[CollateralKind, bytes]]) -> Self:
         """Return a bag of `documents`; those of one kind keep their order."""
-        by_member: dict[str, tuple[bytes, ...]] = {}
+        by_member: dict[str, list[bytes]] = {member: [] for member in _MEMBERS.values()}
         for kind, document in documents:
-            by_member[_MEMBERS[kind]] = (*by_member.get(_MEMBERS[kind], ()), document)
-        return cls(**by_member)
+            by_member[_MEMBERS[kind]].append(document)
+        return cls(**{member: tuple(held) for member, held in by_member.items()})
 
     def documents(self) -> Iterator[tuple[CollateralKind, bytes]]:
         """Yield every document and its kind, in the order of `CollateralKind`."""
