@@ -23,7 +23,7 @@ def combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return values by lower-case name; those of a repeated field joined by `, ` (section 5.3)."""
     headers: dict[str, str] = {}
     for name, value in fields:
-        key = _known.get(name) or field_name(name)
+        key = field_name(name)
         text = value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers

@@ -7,6 +7,7 @@ must have left while the evidence counted.  Pure: everything is given.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from tresor.attestation.blocks import InferenceAttestation
 from tresor.attestation.codes import AttestationCode
@@ -17,6 +18,8 @@ from tresor.attestation.node import CLOCK_SKEW
 from tresor.attestation.results import AttestationResult, Check, failed, undecided
 
 __all__ = ["appraise_inference"]
+
+_KINDS: Final = frozenset(CollateralKind)
 
 
 def appraise_inference(
@@ -67,5 +70,5 @@ def _nothing(block: InferenceAttestation, check: Check) -> AttestationResult:
 def _collateral_of(block: InferenceAttestation, held: Mapping[str, bytes]) -> Collateral:
     items = (item for item in block.evidence if item.type == "collateral" and item.digest in held)
     return Collateral.of(
-        (CollateralKind(item.media_type), held[item.digest]) for item in items if item.media_type in set(CollateralKind)
+        (CollateralKind(item.media_type), held[item.digest]) for item in items if item.media_type in _KINDS
     )

@@ -28,12 +28,11 @@ from tresor.wire.sse import EventSplitter, close_event, event_data, is_data_line
 __all__ = ["StreamPhase", "StreamRecorder", "Usage", "splice_answer"]
 
 _DONE = b"[DONE]"
-_EMPTY_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
 _DONE_EVENT = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 _TRESOR = frozenset({"tresor"})
 _RUN_BYTES = 16 * 1024
-_OVERLAP_BYTES = 32  # longer than anything the patterns match
+_OVERLAP_BYTES = 32  # longer than anything that is looked for
 _TELLING = (  # what shows that an event needs a look, unless it is spelt so
     (b"finish_reason", (b'finish_reason":null', b'finish_reason": null')),
     (b'"usage"', (b'"usage":null', b'"usage": null')),
@@ -42,6 +41,7 @@ _TELLING = (  # what shows that an event needs a look, unless it is spelt so
     (b"[DONE]", ()),
     (b"\\u00", ()),
 )
+_EMPTY_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
 _MAX_COUNT = 1 << 53
 
 
