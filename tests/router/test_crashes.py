@@ -73,7 +73,7 @@ def test_killed_workers_lose_no_receipt_that_was_told(start_router: StartRouter,
     with Load(router) as load:
         for _ in range(8):
             enough = len(load.seen) + dice.randrange(1, 120)
-            wait_until(lambda n=enough: len(load.seen) > n, "the load goes on")
+            wait_until(lambda n=enough: len(load.seen) > n and router.workers(), "the load goes on")
             for worker in dice.sample(router.workers(), k=1):
                 worker.send_signal(signal.SIGKILL)
     assert len(load.seen) > 8
