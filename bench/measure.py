@@ -1,7 +1,9 @@
-"""The measurement: phases within a target's turn, turns within a round, rounds in rotating order.
+"""The measurement: turns of targets within a phase, phases within a round, the order rotating all the time.
 
-Every target is started once and stays up, frozen except in its turn.  One target's turn runs all phases; a round gives
-each target one turn.  So a drift of the machine meets all of them, and ratios are formed within a round.
+Every target is started once and stays up, frozen except in its turn.  A turn is one window of one phase; a round gives
+each target one turn in each phase, all turns of a phase behind one another.  Ratios are formed within a round, of
+windows seconds apart: a virtual machine's host takes speed away for seconds at a time, and gives it back.  Many short
+windows and their median mend what is left of that; fewer, longer ones would not.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from bench.install import InstallError, c_program
 from bench.process import Server, ServerError
 from bench.target import MARK, MARKS, UPSTREAM_PORT, AnswerError, Endpoint, Target, parse_json
 
-_SETTLE_S = 0.5  # before each window: connections open, caches of the thawed process warm
+_SETTLE_S = 0.3  # before each window: connections open, caches of the thawed process warm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ _WARM_UP = ((SATURATION, 4.0), (STREAMS, 2.0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one phase of one turn gave.  Times in microseconds."""
+    """What one turn gave.  Times in microseconds."""
 
     answers: int
     errors: int
@@ -161,12 +163,10 @@ def _start(outcome: Outcome, core: int) -> _Running | None:
     return None
 
 
-def _turn(outcome: Outcome, running: _Running, *, cores: machine.Cores, seconds: float) -> None:
-    """One turn of a target: every phase once."""
-    for phase in PHASES:
-        sample = _load(running, phase, cores=cores, settle_s=_SETTLE_S, seconds=seconds)
-        outcome.samples.setdefault(phase.name, []).append(sample)
-        outcome.add(sample)
+def _turn(outcome: Outcome, running: _Running, phase: Phase, *, cores: machine.Cores, seconds: float) -> None:
+    sample = _load(running, phase, cores=cores, settle_s=_SETTLE_S, seconds=seconds)
+    outcome.samples.setdefault(phase.name, []).append(sample)
+    outcome.add(sample)
 
 
 def measure(targets: Sequence[Target], *, rounds: int, seconds: float) -> Run:
@@ -174,8 +174,8 @@ def measure(targets: Sequence[Target], *, rounds: int, seconds: float) -> Run:
 
     Args:
         targets: what to compare; the bare upstream is always measured as well.
-        rounds: turns per target.
-        seconds: length of each phase's window.
+        rounds: turns per target and phase.
+        seconds: length of a turn's window.
 
     Raises:
         SystemExit: the bare upstream or the load generator does not run, so that nothing can be measured.
@@ -207,12 +207,13 @@ def measure(targets: Sequence[Target], *, rounds: int, seconds: float) -> Run:
         )
         _warm_up(run, running)
         for turn in range(rounds):
-            order = list(running)
-            order = order[turn % len(order) :] + order[: turn % len(order)]
-            print(f"bench: round {turn + 1} of {rounds}: {', '.join(order)}", flush=True)
-            for name in order:
-                with _dropping(outcomes[name], running), _thawed(running[name]):
-                    _turn(outcomes[name], running[name], cores=cores, seconds=seconds)
+            print(f"bench: round {turn + 1} of {rounds}: {', '.join(running)}", flush=True)
+            for offset, phase in enumerate(PHASES, start=turn):
+                order = list(running)
+                first = offset % len(order)
+                for name in order[first:] + order[:first]:
+                    with _dropping(outcomes[name], running), _thawed(running[name]):
+                        _turn(outcomes[name], running[name], phase, cores=cores, seconds=seconds)
         for name, started in running.items():
             outcomes[name].resident_bytes = machine.resident_bytes(started.server.group)
     # Every server was killed outright, so what Tresor's store holds now had been durable before.

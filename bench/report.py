@@ -14,8 +14,8 @@ _ATTESTED: Final = ("tresor-attested", "tresor-tls")
 _BUSY = 0.9  # below this share of its core a gateway was not what limited the figure
 
 _HOW_TO_READ = """\
-- **The ratios are the result.** Each is formed within a round, between two turns seconds apart; the table shows the
-  median over the rounds, and the spread beside each target. The absolute figures belong to this machine and wander.
+- **The ratios are the result.** Each is formed within a round, of two windows seconds apart; the table shows the median
+  over the rounds, and the spread beside each target. The absolute figures belong to this machine and wander.
 - Every target runs on one core, alone: the others are frozen (`SIGSTOP`) while it is measured. The load generator and
   the upstream have the other core; on two cores they share it.
 - A figure at saturation says something about a gateway only where *core busy* is near 100 %. Where it is lower, the
@@ -268,7 +268,7 @@ def render(run: Run, command: str) -> str:
 - Python programs, Tresor and LiteLLM alike, run on the fastest CPython of their version here: {interpreter.describe()}.
 - {where}
 - {load}
-- Rounds: {run.rounds}; seconds for each phase of each turn: {run.seconds:g}.
+- Rounds: {run.rounds}; in each, one window of {run.seconds:g} s for each target and kind of load.
 
 ## Goals
 
