@@ -1,6 +1,6 @@
 """Attacks on receipts that once worked: what the upstream block says of itself, against what its evidence is."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.ceremony import Ceremony, simulated_ceremony
+from support.ceremony import Ceremony, simulated_ceremony, simulated_inference_block
 from support.fake_nvidia import report
 from support.fake_providers import ANCHORS, AT, COLLATERAL, NONCE, SPKI, dstack
 from tresor.attestation.codes import AttestationCode
@@ -21,7 +21,7 @@ from tresor.cli.verify import main
 from tresor.cli.verify_input import Fetched
 from tresor.encodings import digest_string, rfc3339
 from tresor.jose.jwk import parse_jwks, public_jwk
-from tresor.jose.jws import encode_protected_header, parse_compact, sign_compact
+from tresor.jose.jws import encode_protected_header, parse_compact, sign_jws
 from tresor.receipts.attested import Trust
 from tresor.receipts.claims import parse_claims
 from tresor.receipts.verify import UnverifiedReceipt, verify_receipt
@@ -43,30 +43,12 @@ def receipt(ceremony: Ceremony, **changes: Any) -> UnverifiedReceipt:
     answer = ceremony.envelope(SPKI, KEY.public_key(), issued_at=NOW, nonce=NONCE)
     bundle = ceremony.bundle_file.read_bytes()
     parts = (("answer", "application/json", answer), (TRUST_BUNDLE, "application/jose", bundle))
-    unknown = {"status": "unknown", "source": "operator"}
-    block = {
-        "provider": "itself",
-        "tee": "simulated",
-        "status": "unverified",
-        "required": True,
-        "origin": "tresor",
-        "verified_at": rfc3339(NOW.timestamp()),
-        "expires_at": rfc3339((NOW + timedelta(minutes=10)).timestamp()),
-        "verifier": "tests",
-        "channel_binding": {"type": "tls_spki_sha256", "spki_sha256": SPKI.hex()},
-        "measurements": {},
-        "claims": dict.fromkeys(("cpu_tee", "gpu_tee", "tcb", "workload"), unknown),
-        "nonce": NONCE.hex(),
-        "evidence": [
-            {"type": kind, "digest": digest_string(data), "media_type": media_type, "size": len(data)}
-            for kind, media_type, data in parts
-        ],
-    }
+    block = simulated_inference_block(parts, spki=SPKI, nonce=NONCE, at=NOW)
     attempts = [attempt | {"started_at": rfc3339(NOW.timestamp())} for attempt in GOOD["attempts"]]
     payload = GOOD | {"iat": int(NOW.timestamp()), "attempts": attempts, "inference_attestation": block | changes}
-    token = sign_compact(KEY, encode_protected_header(public_jwk(KEY.public_key()).kid), msgspec.json.encode(payload))
+    token = sign_jws(KEY, encode_protected_header(public_jwk(KEY.public_key()).kid), msgspec.json.encode(payload))
     return UnverifiedReceipt(
-        jws=parse_compact(token), id=None, evidence={digest_string(data): data for _, _, data in parts}
+        jws=parse_compact(token.compact), id=None, evidence={digest_string(data): data for _, _, data in parts}
     )
 
 

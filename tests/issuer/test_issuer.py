@@ -160,7 +160,9 @@ class Bench:
         assert listed is not None
         keys = parse_jwks(msgspec.json.encode({"keys": key_set(self.store)}))
         now = datetime.fromtimestamp(self.now, UTC)
-        return [verify_receipt(parse_receipt(stored.token.encode()), keys, now=now) for stored in reversed(listed)]
+        return [
+            verify_receipt(parse_receipt(stored.jws.compact.encode()), keys, now=now) for stored in reversed(listed)
+        ]
 
     def check(self) -> list[tuple[str, list[int]]]:
         """Check that all receipts verify and no number is missing; return the numbers by key, in the order of keys."""

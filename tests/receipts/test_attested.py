@@ -11,14 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from support.ceremony import Ceremony, amd_ceremony, fingerprint, simulated_ceremony
+from support.ceremony import Ceremony, amd_ceremony, fingerprint, simulated_ceremony, simulated_inference_block
 from tresor.attestation import node
 from tresor.attestation.envelope import TRUST_BUNDLE, Part, block_of, parse_envelope, parts_of
 from tresor.attestation.hop import HopPolicy
 from tresor.encodings import digest_string, rfc3339
 from tresor.errors import ReceiptCode, ReceiptMalformedError, ReceiptMismatchError, ReceiptUndecidedError
 from tresor.jose.jwk import ReceiptKey, parse_jwks, public_jwk
-from tresor.jose.jws import encode_protected_header, parse_compact, sign_compact
+from tresor.jose.jws import encode_protected_header, parse_compact, sign_jws
 from tresor.receipts.attested import Trust
 from tresor.receipts.claims import parse_claims
 from tresor.receipts.verify import UnverifiedReceipt, VerifiedReceipt, attested_key, verify_receipt
@@ -59,7 +59,7 @@ class Issuer:
         payload = GOOD | {"router_attestation": block, "iat": int(iat.timestamp())} | dict(claims or {})
         signer = self.signed_by or self.key
         kid = public_jwk(signer.public_key()).kid
-        token = sign_compact(signer, encode_protected_header(kid), msgspec.json.encode(payload))
+        token = sign_jws(signer, encode_protected_header(kid), msgspec.json.encode(payload)).compact
         return UnverifiedReceipt(jws=parse_compact(token), id=None, evidence=self.evidence)
 
     def trust(self, **changes: Any) -> Trust:
@@ -282,7 +282,7 @@ def test_every_byte_of_the_report_counts(issuer: Issuer) -> None:
         payload = msgspec.json.decode(honest.jws.payload)
         payload["router_attestation"]["evidence"] = references
         kid = public_jwk(issuer.key.public_key()).kid
-        token = sign_compact(issuer.key, encode_protected_header(kid), msgspec.json.encode(payload))
+        token = sign_jws(issuer.key, encode_protected_header(kid), msgspec.json.encode(payload)).compact
         held = {**issuer.evidence, digest: bytes(changed)}
         error = refusal(UnverifiedReceipt(jws=parse_compact(token), id=None, evidence=held), issuer)
         assert not error.undecided or error.code == "endorsement_missing", offset
@@ -321,28 +321,8 @@ def with_upstream(issuer: Issuer, spki: bytes) -> UnverifiedReceipt:
     nonce = b"\7" * 32
     answer = issuer.ceremony.envelope(spki, issuer.key.public_key(), issued_at=NOW, nonce=nonce)
     bundle = issuer.ceremony.bundle_file.read_bytes()
-    unknown = {"status": "unknown", "source": "operator", "reason": "simulated"}
-    block = {
-        "provider": "itself",
-        "tee": "simulated",
-        "status": "unverified",
-        "required": True,
-        "origin": "tresor",
-        "verified_at": rfc3339(NOW.timestamp()),
-        "expires_at": rfc3339((NOW + timedelta(minutes=10)).timestamp()),
-        "verifier": "tests",
-        "channel_binding": {"type": "tls_spki_sha256", "spki_sha256": spki.hex()},
-        "measurements": {},
-        "claims": dict.fromkeys(("cpu_tee", "gpu_tee", "tcb", "workload"), unknown),
-        "nonce": nonce.hex(),
-        "evidence": [
-            {"type": kind, "digest": digest_string(data), "media_type": media_type, "size": len(data)}
-            for kind, media_type, data in (
-                ("answer", "application/json", answer),
-                (TRUST_BUNDLE, "application/jose", bundle),
-            )
-        ],
-    }
+    parts = (("answer", "application/json", answer), (TRUST_BUNDLE, "application/jose", bundle))
+    block = simulated_inference_block(parts, spki=spki, nonce=nonce, at=NOW)
     attempts = [attempt | {"started_at": rfc3339(NOW.timestamp())} for attempt in GOOD["attempts"]]
     receipt = issuer.receipt(claims={"inference_attestation": block, "attempts": attempts})
     issuer.evidence |= {digest_string(data): data for data in (answer, bundle)}

@@ -19,7 +19,7 @@ from joserfc.errors import BadSignatureError
 
 from tresor.encodings import base64url_decode, base64url_encode
 from tresor.jose.jwk import Revocation, kid_of, parse_jwks, public_jwk, thumbprint
-from tresor.jose.jws import encode_protected_header, sign_compact
+from tresor.jose.jws import encode_protected_header, sign_jws
 from tresor.receipts.claims import ReceiptClaims, parse_claims
 from tresor.receipts.verify import parse_receipt, verify_receipt
 
@@ -53,11 +53,11 @@ class ForeignRefusalError(Exception):
 
 
 def our_token() -> str:
-    return sign_compact(KEY, encode_protected_header(JWK.kid), msgspec.json.encode(CLAIMS))
+    return sign_jws(KEY, encode_protected_header(JWK.kid), msgspec.json.encode(CLAIMS)).compact
 
 
 def forged_token() -> str:
-    return sign_compact(RETIRED_KEY, encode_protected_header(JWK.kid), msgspec.json.encode(CLAIMS))
+    return sign_jws(RETIRED_KEY, encode_protected_header(JWK.kid), msgspec.json.encode(CLAIMS)).compact
 
 
 # --- PyJWT ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tresor.encodings import base64url_decode, base64url_encode, parse_json
 from tresor.errors import EncodingError, JsonError, ReceiptCode, ReceiptMalformedError, ReceiptSignatureError
 from tresor.jose.es256 import sign_es256, verify_es256
 from tresor.jose.jwk import kid_of, parse_jwks, public_jwk
-from tresor.jose.jws import encode_protected_header, parse_compact, sign_compact, verify_compact
+from tresor.jose.jws import encode_protected_header, parse_compact, sign_jws, verify_compact
 from tresor.limits import MAX_JWKS_BYTES, MAX_RECEIPT_BYTES, MAX_TOKEN_BYTES
 from tresor.receipts.claims import ReceiptClaims, ReceiptDraft, encode_claims, parse_claims
 from tresor.receipts.verify import parse_receipt
@@ -155,7 +155,7 @@ def test_parse_json_accepts(data: bytes) -> None:
 @settings(deadline=None, max_examples=50)
 def test_what_we_sign_we_verify(payload: bytes) -> None:
     jwk = public_jwk(KEY.public_key())
-    jws = parse_compact(sign_compact(KEY, encode_protected_header(jwk.kid), payload))
+    jws = parse_compact(sign_jws(KEY, encode_protected_header(jwk.kid), payload).compact)
     assert verify_compact(jws, KEY.public_key()) == jws.payload == payload
     assert jws.kid == jwk.kid
     assert 0 < int.from_bytes(jws.signature[32:]) <= P256_N // 2

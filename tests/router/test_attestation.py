@@ -278,12 +278,12 @@ def test_evidence_is_kept_once(attested: Router) -> None:
         assert attested.complete().status == 200
     with contextlib.closing(sqlite3.connect(attested.database)) as database:
         digests = [row[0] for row in database.execute("SELECT digest FROM evidence")]
-        referring = {
-            reference.digest
-            for (token,) in database.execute("SELECT token FROM receipts")
-            if (block := parse_claims(parse_compact(token).payload).router_attestation) is not None
-            for reference in block.evidence
-        }
+    referring = {
+        reference.digest
+        for _, claims in attested.stored_claims()
+        if (block := claims.router_attestation) is not None
+        for reference in block.evidence
+    }
     assert len(digests) == len(set(digests))
     assert referring == {f"sha256:{digest.hex()}" for digest in digests}
     assert len(digests) < 5 * 4
@@ -443,8 +443,7 @@ def test_evidence_is_renewed_under_load(start: StartAttested, ceremony: Ceremony
     blocks: dict[bytes, str] = {}
     with contextlib.closing(sqlite3.connect(router.database)) as database:
         kept = {f"sha256:{row[0].hex()}" for row in database.execute("SELECT digest FROM evidence")}
-        tokens = [row[0] for row in database.execute("SELECT token FROM receipts")]
-    stored = {claims.jti: claims for claims in (parse_claims(parse_compact(token).payload) for token in tokens)}
+    stored = {claims.jti: claims for _, claims in router.stored_claims()}
     assert set(receipt_ids) <= stored.keys()
     for receipt_id in receipt_ids:
         block = stored[receipt_id].router_attestation

@@ -13,12 +13,14 @@ from uuid import uuid4
 import pytest
 
 from tresor.errors import StoreUnavailableError
+from tresor.jose.jws import SignedJws
 from tresor.store.base import EvidenceItem, NewReceipt
 from tresor.store.sqlite import store as module
 from tresor.store.sqlite.store import SqliteStore
 
 NOW = 1_800_000_000
 PAGE = 4096
+TOKEN = SignedJws(b'{"kid":"k"}', '{"seq":1,"nonce":"ä"}'.encode(), bytes(range(192, 256))).compact
 
 
 @pytest.fixture
@@ -35,7 +37,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 
 def receipts(first: int, count: int = 1, size: int = 10) -> list[NewReceipt]:
-    return [NewReceipt(str(uuid4()), 1, "k", seq, NOW, "t" * size) for seq in range(first, first + count)]
+    return [
+        NewReceipt(str(uuid4()), 1, "k", seq, NOW, SignedJws(b"{}", b"t" * size, b""))
+        for seq in range(first, first + count)
+    ]
 
 
 def last_seq(store: SqliteStore) -> int:
@@ -88,7 +93,7 @@ def test_a_new_file_gets_the_newest_schema(path: Path, store: SqliteStore) -> No
         assert connection.execute("PRAGMA user_version").fetchone() == (len(scripts),)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_older_version_keeps_what_it_holds(path: Path, version: int) -> None:
     """Customers that were added before there were required claims require nothing, until that is changed."""
     scripts = sorted((Path(module.__file__).parent / "migrations").glob("*.sql"))
@@ -96,10 +101,10 @@ def test_a_file_of_an_older_version_keeps_what_it_holds(path: Path, version: int
     with closing(sqlite3.connect(path)) as connection:
         for script in scripts[:version]:
             connection.executescript(script.read_text())
-        connection.execute("INSERT INTO customers VALUES (7, 'acme', 'gold', ?)", (NOW,))
+        connection.execute("INSERT INTO customers (id, name, plan, created_at) VALUES (7, 'acme', 'gold', ?)", (NOW,))
         connection.execute("INSERT INTO api_keys VALUES (?, 'key_1', 7, 'laptop', ?, NULL)", (b"1" * 32, NOW))
         connection.execute("INSERT INTO signing_keys VALUES (3, 'k', 'x', 'y', ?, NULL, 0)", (NOW,))
-        connection.execute("INSERT INTO receipts VALUES (1, ?, 7, 3, 1, ?, 'k.1')", (receipt_id.bytes, NOW))
+        connection.execute("INSERT INTO receipts VALUES (1, ?, 7, 3, 1, ?, ?)", (receipt_id.bytes, NOW, TOKEN))
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
     for opened_before in (False, True):
@@ -111,7 +116,7 @@ def test_a_file_of_an_older_version_keeps_what_it_holds(path: Path, version: int
         assert found.required_claims == ({"cpu_tee"} if opened_before else frozenset())
         stored = store.find_receipt(str(receipt_id), 7)
         assert stored is not None
-        assert (stored.token, last_seq(store)) == ("k.1", 1)
+        assert (stored.jws.compact, last_seq(store)) == (TOKEN, 1)
         assert store.change_customer("acme", plan=None, required_claims="cpu_tee") is not None
         store.put_evidence([item], used_until=NOW)
         assert store.find_evidence([item.digest]) == [item]
@@ -231,6 +236,7 @@ import resource, signal, sys
 from pathlib import Path
 from uuid import uuid4
 from tresor.errors import StoreUnavailableError
+from tresor.jose.jws import SignedJws
 from tresor.store.base import NewReceipt
 from tresor.store.sqlite.store import SqliteStore
 
@@ -238,7 +244,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 store = SqliteStore(path)
 store.register_signing_key("k", "x", "y", now=1)
-new = [NewReceipt(str(uuid4()), 1, "k", seq, 1, "t" * 1000) for seq in range(1, 101)]
+new = [NewReceipt(str(uuid4()), 1, "k", seq, 1, SignedJws(b"{}", b"t" * 1000, b"")) for seq in range(1, 101)]
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 size = path.with_name("tresor.db-wal").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, hard))
@@ -305,7 +311,7 @@ def test_upkeep_keeps_the_log_bounded_and_everything_readable(
     assert path.stat().st_size > 400 * 1000  # what was in it is in the file
     listed = store.list_receipts(1, after=None, limit=1000)
     assert listed is not None
-    assert [receipt.token for receipt in listed] == ["t" * 1000] * 400
+    assert [receipt.jws.payload for receipt in listed] == [b"t" * 1000] * 400
     assert last_seq(store) == 400
 
 

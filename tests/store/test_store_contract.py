@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tresor.errors import StoreUnavailableError
+from tresor.jose.jws import SignedJws
 from tresor.store.base import EvidenceItem, NewReceipt, Store
 from tresor.store.sqlite.store import SqliteStore
 
@@ -37,10 +38,14 @@ def store(open_store: OpenStore) -> Store:
     return open_store()
 
 
+def jws(payload: str) -> SignedJws:
+    return SignedJws("{}ä".encode(), payload.encode(), bytes(range(64)))
+
+
 def receipts(*seqs: int, kid: str = "k", customer_id: int = 1, issued_at: int = NOW) -> list[NewReceipt]:
     return [
         NewReceipt(
-            id=str(uuid4()), customer_id=customer_id, kid=kid, seq=seq, issued_at=issued_at, token=f"{kid}.{seq}"
+            id=str(uuid4()), customer_id=customer_id, kid=kid, seq=seq, issued_at=issued_at, jws=jws(f"{kid}.{seq}")
         )
         for seq in seqs
     ]
@@ -54,10 +59,10 @@ def append(store: Store, *seqs: int, kid: str = "k", customer_id: int = 1, issue
     return [receipt.id for receipt in new]
 
 
-def tokens(store: Store, customer_id: int = 1) -> list[str]:
+def payloads(store: Store, customer_id: int = 1) -> list[str]:
     listed = store.list_receipts(customer_id, after=None, limit=1000)
     assert listed is not None
-    return [receipt.token for receipt in listed]
+    return [receipt.jws.payload.decode() for receipt in listed]
 
 
 def last_seq(store: Store, kid: str = "k") -> int:
@@ -198,7 +203,7 @@ def test_the_last_number_outlives_its_receipt(store: Store) -> None:
     assert store.delete_receipts(NOW + 1, limit=2) == 2
     assert last_seq(store) == 3
     assert store.delete_receipts(NOW + 1, limit=2) == 1
-    assert tokens(store) == []
+    assert payloads(store) == []
     assert last_seq(store) == 3
     assert store.register_signing_key("k", "x", "y", now=NOW).last_seq == 3
     append(store, 4)
@@ -219,7 +224,7 @@ def test_a_receipt_is_found_by_its_owner_alone(store: Store) -> None:
     (receipt_id,) = append(store, 1, customer_id=7)
     found = store.find_receipt(receipt_id, 7)
     assert found is not None
-    assert (found.id, found.token) == (receipt_id, "k.1")
+    assert (found.id, found.jws) == (receipt_id, jws("k.1"))
     assert store.find_receipt(receipt_id, 8) is None
     assert store.find_receipt(str(uuid4()), 7) is None
     assert store.find_receipt("00000000-0000-0000-0000-000000000000", 7) is None
@@ -230,7 +235,7 @@ def test_a_group_is_appended_whole_or_not_at_all_and_no_number_twice(store: Stor
     append(store, 1, 2)
     with pytest.raises(StoreUnavailableError):
         store.append_receipts(receipts(*seqs))
-    assert tokens(store) == ["k.2", "k.1"]
+    assert payloads(store) == ["k.2", "k.1"]
     assert last_seq(store) == 2
     append(store, 3, 4)
     assert last_seq(store) == 4
@@ -241,8 +246,8 @@ def test_a_receipt_is_appended_once(store: Store) -> None:
     second = receipts(2)
     store.append_receipts(second)
     with pytest.raises(StoreUnavailableError):
-        store.append_receipts([NewReceipt(second[0].id, 1, "k", 3, NOW, "k.3")])
-    assert tokens(store) == ["k.2", "k.1"]
+        store.append_receipts([NewReceipt(second[0].id, 1, "k", 3, NOW, jws("k.3"))])
+    assert payloads(store) == ["k.2", "k.1"]
 
 
 def test_each_key_has_its_own_numbers(store: Store) -> None:
@@ -255,13 +260,13 @@ def test_each_key_has_its_own_numbers(store: Store) -> None:
 def test_a_key_that_is_not_registered_appends_nothing(store: Store) -> None:
     with pytest.raises(StoreUnavailableError):
         store.append_receipts(receipts(1, kid="stranger"))
-    assert tokens(store) == []
+    assert payloads(store) == []
 
 
 def test_a_large_group_is_appended(store: Store) -> None:
     append(store, *range(1, 257))
     assert last_seq(store) == 256
-    assert tokens(store) == [f"k.{seq}" for seq in range(256, 0, -1)]
+    assert payloads(store) == [f"k.{seq}" for seq in range(256, 0, -1)]
 
 
 def test_receipts_are_listed_page_by_page_newest_first(store: Store) -> None:
@@ -301,17 +306,17 @@ def test_retention_deletes_the_oldest_first_and_no_more_than_it_may(store: Store
     append(store, 5, issued_at=NOW + 20)
     assert store.delete_receipts(NOW, limit=100) == 0
     assert store.delete_receipts(NOW + 20, limit=3) == 3
-    assert (tokens(store), tokens(store, 2)) == (["k.5"], ["k.4"])
+    assert (payloads(store), payloads(store, 2)) == (["k.5"], ["k.4"])
     assert store.delete_receipts(NOW + 20, limit=3) == 1
     assert store.delete_receipts(NOW + 20, limit=3) == 0
-    assert (tokens(store), tokens(store, 2)) == (["k.5"], [])
+    assert (payloads(store), payloads(store, 2)) == (["k.5"], [])
 
 
 def test_receipts_that_came_behind_deleted_ones_are_still_the_newest(store: Store) -> None:
     append(store, 1, 2, issued_at=NOW)
     store.delete_receipts(NOW + 1, limit=100)
     append(store, 3, 4, issued_at=NOW + 1)
-    assert tokens(store) == ["k.4", "k.3"]
+    assert payloads(store) == ["k.4", "k.3"]
 
 
 # Evidence.
@@ -450,7 +455,7 @@ def test_processes_append_at_the_same_time(open_store: OpenStore) -> None:
 
     run_together([lambda: append_all("a"), lambda: append_all("b")])
     assert {key.kid: key.last_seq for key in stores["a"].signing_keys()} == {"a": 40, "b": 40}
-    assert len(tokens(stores["b"])) == 80
+    assert len(payloads(stores["b"])) == 80
 
 
 def test_processes_that_open_a_new_store_at_the_same_time_all_get_it(open_store: OpenStore) -> None:
@@ -470,10 +475,10 @@ def test_a_store_that_is_opened_again_is_as_it_was_left(open_store: OpenStore) -
     append(before, 1, 2)
     before.take_permits(1, 60, wanted=3, limit=5, now=NOW)
     before.request_rotation(now=NOW)
-    wanted = (before.customers(), before.api_keys(), before.signing_keys(), tokens(before))
+    wanted = (before.customers(), before.api_keys(), before.signing_keys(), payloads(before))
     before.close()
     behind = open_store()
-    assert (behind.customers(), behind.api_keys(), behind.signing_keys(), tokens(behind)) == wanted
+    assert (behind.customers(), behind.api_keys(), behind.signing_keys(), payloads(behind)) == wanted
     assert behind.take_permits(1, 60, wanted=3, limit=5, now=NOW) == (2, 0)
     assert behind.rotation_requested_at() == NOW
 

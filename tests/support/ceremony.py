@@ -12,7 +12,7 @@ test pins it.  REPORT_DATA is made here from the contract's words, not by the co
 import base64
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from support.fake_amd import TCB, Chip, FakeAmd, fake_amd, make_report
 from tresor.attestation.simulated.layout import measurement_of
-from tresor.encodings import rfc3339
+from tresor.encodings import digest_string, rfc3339
 from tresor.identity.simulated import SimulatedRoot
 from tresor.jose.jwk import public_jwk
 from tresor.trust.bundle import BundleClaims, TrustBundle, parse_bundle, sign_bundle, verify_bundle
@@ -44,6 +44,7 @@ __all__ = [
     "fingerprint",
     "report_data_of",
     "simulated_ceremony",
+    "simulated_inference_block",
     "spki_of",
 ]
 
@@ -67,6 +68,38 @@ def report_data_of(spki_sha256: bytes, tag: bytes, receipt_key: ec.EllipticCurve
     thumbprint = hashlib.sha256(members.encode()).digest()
     channel = hashlib.sha256(spki_sha256 + tag).digest()
     return channel + hashlib.sha256(b"tresor.receipt-key/v1\0" + thumbprint + nonce).digest()
+
+
+def simulated_inference_block(
+    parts: Iterable[tuple[str, str, bytes]], *, spki: bytes, nonce: bytes, at: datetime
+) -> dict[str, Any]:
+    """Return a receipt's `inference_attestation` for a simulated node.
+
+    Args:
+        parts: its evidence; of each the type, the media type and the bytes.
+        spki: SHA-256 of the node's SubjectPublicKeyInfo.
+        nonce: that it was asked with.
+        at: when it was verified.
+    """
+    unknown = {"status": "unknown", "source": "operator", "reason": "simulated"}
+    return {
+        "provider": "itself",
+        "tee": "simulated",
+        "status": "unverified",
+        "required": True,
+        "origin": "tresor",
+        "verified_at": rfc3339(at.timestamp()),
+        "expires_at": rfc3339((at + timedelta(minutes=10)).timestamp()),
+        "verifier": "tests",
+        "channel_binding": {"type": "tls_spki_sha256", "spki_sha256": spki.hex()},
+        "measurements": {},
+        "claims": dict.fromkeys(("cpu_tee", "gpu_tee", "tcb", "workload"), unknown),
+        "nonce": nonce.hex(),
+        "evidence": [
+            {"type": kind, "digest": digest_string(data), "media_type": media_type, "size": len(data)}
+            for kind, media_type, data in parts
+        ],
+    }
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

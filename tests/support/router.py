@@ -24,6 +24,7 @@ from support.certificates import Tls
 from support.upstream import Upstream
 from support.wire import Answer, Wire
 from tresor.jose.jwk import ReceiptKey, parse_jwks
+from tresor.jose.jws import SignedJws
 from tresor.receipts.claims import ReceiptClaims
 from tresor.receipts.verify import VerifiedReceipt, parse_receipt, verify_receipt, verify_signature
 
@@ -295,12 +296,16 @@ class Router:
     def stored_claims(self) -> list[tuple[str, ReceiptClaims]]:
         """Return kid and claims of every receipt in the store's file, verified; the program may run or not."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            tokens = [row[0] for row in connection.execute("SELECT token FROM receipts ORDER BY n")]
+            stored = connection.execute("SELECT protected, payload, signature FROM receipts ORDER BY n").fetchall()
             rows = connection.execute("SELECT kid, x, y FROM signing_keys").fetchall()
         keys = [
             {"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": k, "x": x, "y": y} for k, x, y in rows
         ]
         jwks = parse_jwks(msgspec.json.encode({"keys": keys}))
+        tokens = [
+            SignedJws(protected.encode(), payload.encode(), signature).compact
+            for protected, payload, signature in stored
+        ]
         receipts = [verify_signature(parse_receipt(token.encode()), jwks) for token in tokens]
         return [(receipt.key.kid, receipt.claims) for receipt in receipts]
 

@@ -12,7 +12,6 @@ from tresor.attestation.blocks import digests_of
 from tresor.encodings import rfc3339
 from tresor.errors import ReceiptMalformedError, RequestError, StoreUnavailableError
 from tresor.issuer.issuer import key_set
-from tresor.jose.jws import parse_compact
 from tresor.receipts.claims import ReceiptClaims, parse_claims
 from tresor.routing.catalogue import ModelEntry, Route
 from tresor.routing.view import AttestationState
@@ -114,10 +113,10 @@ class Resources:
         if found is None:
             raise RequestError(404, "not_found", "no receipt of yours has this id", param="id")
         if include is None:
-            request.respond(200, msgspec.json.encode(_Receipt(found.id, found.token)))
+            request.respond(200, msgspec.json.encode(_Receipt(found.id, found.jws.compact)))
         else:
             evidence = await self._evidence(found)
-            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(found.id, found.token, evidence)))
+            request.respond(200, msgspec.json.encode(_ReceiptWithEvidence(found.id, found.jws.compact, evidence)))
 
     async def list_receipts(self, request: Request, caller: ApiKey) -> None:
         """`GET /v1/receipts`: the customer's, newest first, a page at a time."""
@@ -207,7 +206,7 @@ class Resources:
 
 def _claims(row: StoredReceipt) -> ReceiptClaims:
     try:
-        return parse_claims(parse_compact(row.token).payload)
+        return parse_claims(row.jws.payload)
     except ReceiptMalformedError as error:
         raise RequestError(503, "service_unavailable", "a stored receipt cannot be read", retry_after_s=2) from error
 

@@ -22,7 +22,7 @@ from tresor.errors import KeyFileError, KeyNotAttestedError, StoreUnavailableErr
 from tresor.issuer.keys import AttestationBlock, KeyAttestation, KeySource
 from tresor.issuer.store_thread import StoreThread
 from tresor.jose.jwk import Jwk, public_jwk
-from tresor.jose.jws import encode_protected_header, sign_compact
+from tresor.jose.jws import encode_protected_header, sign_jws
 from tresor.receipts.claims import ReceiptDraft, encode_claims
 from tresor.store.base import NewReceipt, SigningKey, Store
 
@@ -67,7 +67,7 @@ class _Signer:
             kid=self.kid,
             seq=seq,
             issued_at=issued_at,
-            token=sign_compact(self.private_key, self.protected_header, payload),
+            jws=sign_jws(self.private_key, self.protected_header, payload),
         )
 
 

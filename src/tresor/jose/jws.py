@@ -6,6 +6,7 @@ kept as they came and never encoded again.  Implements docs/spec/receipt.md sect
 
 from dataclasses import dataclass
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tresor.encodings import JsonValue, base64url_decode, base64url_encode, parse_json
@@ -13,7 +14,15 @@ from tresor.errors import EncodingError, JsonError, ReceiptCode, ReceiptMalforme
 from tresor.jose.es256 import sign_es256, verify_es256
 from tresor.limits import MAX_TOKEN_BYTES
 
-__all__ = ["RECEIPT_TYP", "UnverifiedJws", "encode_protected_header", "parse_compact", "sign_compact", "verify_compact"]
+__all__ = [
+    "RECEIPT_TYP",
+    "SignedJws",
+    "UnverifiedJws",
+    "encode_protected_header",
+    "parse_compact",
+    "sign_jws",
+    "verify_compact",
+]
 
 RECEIPT_TYP = "tresor-receipt+jwt"
 _SEGMENTS = 3
@@ -38,15 +47,37 @@ class UnverifiedJws:
     signature: bytes
 
 
+class SignedJws(msgspec.Struct, frozen=True, gc=False):
+    """The three parts of a token that was signed, as octets (RFC 7515, 3).
+
+    Attributes:
+        protected: the protected header, JSON.
+        payload: JSON.
+        signature: r and s, 64 bytes, big-endian.
+    """
+
+    protected: bytes
+    payload: bytes
+    signature: bytes
+
+    def __repr__(self) -> str:
+        return f"<SignedJws payload={len(self.payload)} bytes>"
+
+    @property
+    def compact(self) -> str:
+        """The token (RFC 7515, 7.1)."""
+        return ".".join(map(base64url_encode, (self.protected, self.payload, self.signature)))
+
+
 def encode_protected_header(kid: str) -> bytes:
-    """Return the encoded protected header of every receipt signed with `kid`, and the dot behind it."""
-    return (base64url_encode(f'{{"alg":"ES256","kid":"{kid}","typ":"{RECEIPT_TYP}"}}'.encode()) + ".").encode()
+    """Return the protected header of every receipt signed with `kid`, as JSON."""
+    return f'{{"alg":"ES256","kid":"{kid}","typ":"{RECEIPT_TYP}"}}'.encode()
 
 
-def sign_compact(private_key: ec.EllipticCurvePrivateKey, protected_header: bytes, payload: bytes) -> str:
+def sign_jws(private_key: ec.EllipticCurvePrivateKey, protected: bytes, payload: bytes) -> SignedJws:
     """Sign `payload` behind a header made by `encode_protected_header`."""
-    signing_input = protected_header + base64url_encode(payload).encode()
-    return f"{signing_input.decode()}.{base64url_encode(sign_es256(private_key, signing_input))}"
+    signing_input = f"{base64url_encode(protected)}.{base64url_encode(payload)}".encode()
+    return SignedJws(protected, payload, sign_es256(private_key, signing_input))
 
 
 def parse_compact(token: str) -> UnverifiedJws:

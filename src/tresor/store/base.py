@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from tresor.jose.jws import SignedJws
+
 __all__ = ["ApiKey", "Customer", "EvidenceItem", "NewReceipt", "SigningKey", "Store", "StoredReceipt"]
 
 
@@ -69,7 +71,7 @@ class NewReceipt(msgspec.Struct, frozen=True, gc=False):
     kid: str
     seq: int
     issued_at: int
-    token: str
+    jws: SignedJws
 
     def __repr__(self) -> str:
         return f"<NewReceipt {self.kid} {self.seq}>"
@@ -79,7 +81,7 @@ class StoredReceipt(msgspec.Struct, frozen=True, gc=False):
     """A receipt as it came out of the store."""
 
     id: str
-    token: str
+    jws: SignedJws
 
     def __repr__(self) -> str:
         return f"<StoredReceipt {self.id}>"

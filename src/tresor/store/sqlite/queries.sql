@@ -58,16 +58,16 @@ SELECT requested_at FROM rotation;
 SELECT id FROM signing_keys WHERE kid = :kid;
 
 -- name: append_receipts
-INSERT INTO receipts (id, customer_id, key_id, seq, issued_at, token) VALUES
+INSERT INTO receipts (id, customer_id, key_id, seq, issued_at, protected, payload, signature) VALUES
 
 -- name: find_receipt
-SELECT id, token FROM receipts WHERE id = :id AND customer_id = :customer_id;
+SELECT id, protected, payload, signature FROM receipts WHERE id = :id AND customer_id = :customer_id;
 
 -- name: receipt_position
 SELECT n FROM receipts WHERE id = :id AND customer_id = :customer_id;
 
 -- name: list_receipts
-SELECT id, token FROM receipts
+SELECT id, protected, payload, signature FROM receipts
 WHERE customer_id = :customer_id AND n < :before
 ORDER BY n DESC LIMIT :limit;
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from tresor.encodings import base64url_decode
 from tresor.errors import StoreUnavailableError
+from tresor.jose.jws import SignedJws
 from tresor.store.base import ApiKey, Customer, EvidenceItem, NewReceipt, SigningKey, StoredReceipt
 
 __all__ = ["SqliteStore"]
@@ -29,6 +31,7 @@ _MIN_SQLITE: Final = (3, 37, 0)  # STRICT tables
 _RESTART_WAIT_MS: Final = 50
 _MAX_WAL_FRAMES: Final = 2_000  # pages of 4 KiB
 _NEWEST: Final = 1 << 62
+_SIGNATURE: Final = 2  # the position of that part in a compact JWS
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -156,10 +159,12 @@ class SqliteStore:
                 key_id,
                 receipt.seq,
                 receipt.issued_at,
-                receipt.token,
+                receipt.jws.protected.decode(),
+                receipt.jws.payload.decode(),
+                receipt.jws.signature,
             )
         # One statement is one transaction, and one call without the interpreter lock from its begin to its flush.
-        rows = ",".join(["(?,?,?,?,?,?)"] * len(receipts))
+        rows = ",".join(["(?,?,?,?,?,?,?,?)"] * len(receipts))
         self._in_doubt = True
         with self._lock, _mapped():
             self._check_file()
@@ -306,6 +311,7 @@ class SqliteStore:
     def _migrate(self) -> None:
         folder = resources.files(__package__).joinpath("migrations")
         scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
+        self._writer.create_function("jws_part", 2, _jws_part, deterministic=True)
         with self._write() as writer:
             version = writer.execute("PRAGMA user_version").fetchone()[0]
             if version > len(scripts):
@@ -350,8 +356,15 @@ def _api_key(row: tuple[Any, ...]) -> ApiKey:
     return replace(ApiKey(*row), required_claims=frozenset(filter(None, row[-1].split(","))))
 
 
-def _stored(row: tuple[bytes, str]) -> StoredReceipt:
-    return StoredReceipt(id=str(UUID(bytes=row[0])), token=row[1])
+def _stored(row: tuple[bytes, str, str, bytes]) -> StoredReceipt:
+    receipt_id, protected, payload, signature = row
+    return StoredReceipt(str(UUID(bytes=receipt_id)), SignedJws(protected.encode(), payload.encode(), signature))
+
+
+def _jws_part(token: str, position: int) -> str | bytes:
+    """Return a part of a compact JWS, for the migration of receipts that were stored as one."""
+    part = base64url_decode(token.split(".")[position])
+    return part if position == _SIGNATURE else part.decode()
 
 
 @contextmanager
