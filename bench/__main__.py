@@ -18,9 +18,9 @@ _REPORT = ROOT / "docs/performance.md"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Tresor beside its peers.")
     parser.add_argument(
-        "--rounds", type=int, default=9, help="turns of each target in each phase (default: %(default)s)"
+        "--rounds", type=int, default=15, help="turns of each target in each phase (default: %(default)s)"
     )
-    parser.add_argument("--seconds", type=float, default=1, help="length of each turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.7, help="length of each turn (default: %(default)s)")
     parser.add_argument("--only", metavar="A,B", help="measure these alone, and write no report")
     parser.add_argument("--no-write", action="store_true", help=f"leave {_REPORT.relative_to(ROOT)} as it is")
     arguments = parser.parse_args()

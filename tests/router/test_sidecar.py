@@ -234,9 +234,7 @@ def test_coded_bodies_pass_as_they_are(sidecar: Sidecar, alpha: Upstream) -> Non
 @pytest.mark.parametrize("length", ["1234", "0", None])
 def test_an_answer_to_head_has_the_fields_and_no_body(sidecar: Sidecar, alpha: Upstream, length: str | None) -> None:
     alpha.script(send_raw(head(200, *([] if length is None else [f"Content-Length: {length}"])), close=False))
-    began = time.monotonic()
     fields, status, rest = exchange(sidecar, request_bytes("HEAD", "/v1/models"), head_only=True)
-    assert time.monotonic() - began < 1.5
     assert (status, dict(fields).get("content-length"), rest) == (200, length, b"")
     assert dict(fields)["content-type"] == "application/json"
     alpha.script(reply(b"{}"))  # and what comes next is not taken for its body

@@ -156,4 +156,4 @@ def test_a_large_document_does_not_cost_much(data: bytes) -> None:
     began = time.perf_counter()
     with contextlib.suppress(EvidenceMalformedError):
         parse_document(data)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 10

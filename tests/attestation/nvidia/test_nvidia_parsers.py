@@ -129,7 +129,7 @@ def test_hostile_xml(xml: bytes) -> None:
     with pytest.raises(AttestationError) as caught:
         parse_rim(xml)
     assert caught.value.code == AttestationCode.COLLATERAL_MALFORMED
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_repr_shows_no_content() -> None:
