@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tresor.errors import KeyFileError
 from tresor.issuer import key_files
-from tresor.issuer.key_files import KeySlot
+from tresor.issuer.key_files import KeySlot, retire_lost_keys
+from tresor.jose.jwk import public_jwk
+from tresor.store.sqlite.store import SqliteStore
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -162,3 +164,31 @@ def test_where_no_key_can_be_made_the_old_one_stands(slot: KeySlot, file: Path) 
     with pytest.raises(KeyFileError):
         slot.make()
     assert held(slot) == old.private_numbers()
+
+
+# Keys of which there is no file any more.
+
+
+@pytest.mark.parametrize(("asked_at", "retired"), [(0, set()), (99, set()), (100, {"lost"}), (200, {"lost", "later"})])
+def test_what_a_rotation_was_to_replace_and_no_slot_holds_is_retired(
+    tmp_path: Path, slot: KeySlot, asked_at: int, retired: set[str]
+) -> None:
+    kid = public_jwk(slot.make().public_key()).kid
+    store = SqliteStore(tmp_path / "tresor.db")
+    for known, created_at in ((kid, 100), ("lost", 100), ("gone", 100), ("later", 200)):
+        store.register_signing_key(known, "x", "y", now=created_at)
+    store.retire_signing_key("gone", now=150)
+    store.request_rotation(now=asked_at)
+    retire_lost_keys(store, tmp_path / "keys", now=300)
+    store_says = {key.kid: key.retired_at for key in store.signing_keys()}
+    assert store_says == {kid: None, "lost": None, "later": None, "gone": 150} | dict.fromkeys(retired, 300)
+    store.close()
+
+
+def test_a_key_directory_that_is_not_there_holds_no_key(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tresor.db")
+    store.register_signing_key("k", "x", "y", now=1)
+    store.request_rotation(now=2)
+    retire_lost_keys(store, tmp_path / "keys", now=3)
+    assert store.signing_keys()[0].retired_at == 3
+    store.close()

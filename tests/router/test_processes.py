@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,6 +286,32 @@ def test_a_new_key_is_used_within_seconds_and_the_old_one_still_verifies(
     assert router.verify(old.claims.jti).kid == old.kid
     wait_until(lambda: router.jwks()[old.kid].not_after is not None, "the old key is retired")
     assert (router.folder / "receipt-keys" / "slot-0.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_store_put_back_makes_no_replaced_key_live_again(start_router: StartRouter, alpha: Upstream) -> None:
+    router = start_router([UpstreamEntry(alpha)])
+    old = router.verify(router.complete().receipt_id).kid
+    backup = router.folder / "backup.db"
+    with contextlib.closing(sqlite3.connect(router.database)) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    assert tresor("keys", "rotate-signing", "--config", router.config).exit_code == 0
+    wait_until(lambda: router.jwks()[old].not_after is not None, "the old key is retired")
+    assert router.stop() == 0
+    for name in ("tresor.db-wal", "tresor.db-shm"):
+        (router.folder / name).unlink(missing_ok=True)
+    backup.chmod(0o644)
+    backup.rename(router.database)
+    assert tresor("keys", "rotate-signing", "--config", router.config).exit_code == 0
+    again = Router(router.config, tls=None, key=router.key)
+    try:
+        again.wait_ready()
+        assert again.jwks()[old].not_after is not None
+        assert again.verify(again.complete().receipt_id).kid != old
+        assert len([key for key in again.jwks().values() if key.not_after is None]) == 1
+        modes = {(again.folder / f"tresor.db{suffix}").stat().st_mode & 0o777 for suffix in ("", "-wal", "-shm")}
+        assert modes == {0o600}
+    finally:
+        again.kill()
 
 
 def test_an_idle_caller_over_tls_does_not_hold_up_the_end(start_router: StartRouter, alpha: Upstream, tls: Tls) -> None:

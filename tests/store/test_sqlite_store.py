@@ -125,6 +125,22 @@ def test_a_file_of_an_older_version_keeps_what_it_holds(path: Path, version: int
         assert connection.execute("PRAGMA user_version").fetchone() == (len(scripts),)
 
 
+@pytest.mark.parametrize("token", ["", "abc", "é.é.é", "e30.e30", "e30.e3.AA", "e30.__8.AA"])
+def test_a_file_that_cannot_be_brought_up_to_date_is_refused_and_left_alone(path: Path, token: str) -> None:
+    scripts = sorted((Path(module.__file__).parent / "migrations").glob("*.sql"))
+    with closing(sqlite3.connect(path)) as connection:
+        for script in scripts[:3]:
+            connection.executescript(script.read_text())
+        connection.execute("INSERT INTO receipts VALUES (1, ?, 7, 3, 1, ?, ?)", (b"1" * 16, NOW, token))
+        connection.execute("PRAGMA user_version = 3")
+        connection.commit()
+    with pytest.raises(StoreUnavailableError, match=r"cannot be brought up to date by 0004-jws-parts\.sql: NOT NULL"):
+        SqliteStore(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT token FROM receipts").fetchall() == [(token,)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+
+
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:

@@ -19,8 +19,9 @@ from typing import Final
 
 from tresor.app.lifeline import make_lifeline, when_cut
 from tresor.app.metrics import METRICS_CONTENT_TYPE, collect, forget
-from tresor.errors import RequestError, SettingsError, StoreUnavailableError
+from tresor.errors import KeyFileError, RequestError, SettingsError, StoreUnavailableError
 from tresor.http1.sweeper import Sweeper
+from tresor.issuer.key_files import retire_lost_keys
 from tresor.server.listener import Listener
 from tresor.server.request import Request
 from tresor.server.state import ServerState
@@ -101,6 +102,9 @@ class _Supervisor:
 
     async def run(self) -> int:
         store = SqliteStore(self._loaded.path(self._loaded.settings.store.path))
+        with contextlib.suppress(KeyFileError):  # a worker that comes upon it says so
+            folder = self._loaded.path(self._loaded.settings.receipts.key_directory)
+            retire_lost_keys(store, folder, now=int(time.time()))
         sock = bind(self._server.listen, "server.listen")
         host, port = sock.getsockname()[:2]
         child_end, parent_end = make_lifeline()

@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tresor.errors import KeyFileError
 from tresor.issuer.keys import KeyAttestation
+from tresor.jose.jwk import public_jwk
+from tresor.store.base import Store
 
-__all__ = ["KeySlot"]
+__all__ = ["KeySlot", "retire_lost_keys"]
 
 _MAX_SLOTS: Final = 1024
 
@@ -71,24 +73,7 @@ class KeySlot:
         Raises:
             KeyFileError: the file cannot be read, is open to others, or holds no P-256 key.
         """
-        try:
-            pem = self._file.read_bytes()
-            status = self._file.stat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise KeyFileError(f"key file {self._file}: {error.strerror}") from error
-        if status.st_mode & 0o077:
-            raise KeyFileError(
-                f"key file {self._file} has mode {status.st_mode & 0o777:o}, want 600: others may have read it"
-            )
-        try:
-            key = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise KeyFileError(f"key file {self._file} holds no unencrypted PEM private key") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise KeyFileError(f"key file {self._file} holds a key that is not P-256")
-        return key, int(status.st_mtime)
+        return _read(self._file)
 
     def make(self) -> ec.EllipticCurvePrivateKey:
         """Make a new key in place of the old one, flushed to disk before it is returned.
@@ -114,3 +99,41 @@ class KeySlot:
         except OSError as error:
             raise KeyFileError(f"key file {self._file}: {error.strerror}") from error
         return key
+
+
+def retire_lost_keys(store: Store, folder: Path, *, now: int) -> None:
+    """Retire what a rotation was to replace and no slot holds; to be called while no process signs.
+
+    A store that was put back from a backup knows keys as live that were rotated away since.  Their files were
+    overwritten, so no process would ever retire them, and whoever had copied one could sign with it again.
+
+    Raises:
+        KeyFileError: a key file cannot be used.
+        StoreUnavailableError: as the store says.
+    """
+    slots = [_read(file) for file in folder.glob("slot-*.pem")]
+    held = {public_jwk(key.public_key()).kid for key, _ in filter(None, slots)}
+    asked_at = store.rotation_requested_at()
+    for key in store.signing_keys():
+        if key.retired_at is None and key.created_at <= asked_at and key.kid not in held:
+            store.retire_signing_key(key.kid, now=now)
+
+
+def _read(file: Path) -> tuple[ec.EllipticCurvePrivateKey, int] | None:
+    """Return the key in a file and when that was written, Unix seconds; None where there is no file."""
+    try:
+        pem = file.read_bytes()
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyFileError(f"key file {file}: {error.strerror}") from error
+    if status.st_mode & 0o077:
+        raise KeyFileError(f"key file {file} has mode {status.st_mode & 0o777:o}, want 600: others may have read it")
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"key file {file} holds no unencrypted PEM private key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeyFileError(f"key file {file} holds a key that is not P-256")
+    return key, int(status.st_mtime)

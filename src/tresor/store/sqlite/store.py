@@ -20,7 +20,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tresor.encodings import base64url_decode
-from tresor.errors import StoreUnavailableError
+from tresor.errors import EncodingError, StoreUnavailableError
 from tresor.jose.jws import SignedJws
 from tresor.store.base import ApiKey, Customer, EvidenceItem, NewReceipt, SigningKey, StoredReceipt
 
@@ -48,7 +48,8 @@ class SqliteStore:
     """A store in one file.
 
     Args:
-        path: the database file; it and its folder are made, readable by the owner only, where they do not exist.
+        path: the database file; it and its folder are made where they do not exist, readable by the owner only, and
+            a file that others could read is closed to them.
 
     Raises:
         StoreUnavailableError: the file cannot be opened, is no database, or was made by a newer version.
@@ -66,8 +67,14 @@ class SqliteStore:
             raise StoreUnavailableError(f"SQLite is {sqlite3.sqlite_version}, want at least 3.37")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._inode = path.stat().st_ino
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                status = os.fstat(file)
+                if status.st_mode & 0o077:  # a copy put back; SQLite makes the log and its index with the same mode
+                    os.fchmod(file, 0o600)
+            finally:
+                os.close(file)
+            self._inode = status.st_ino
         except OSError as error:
             raise StoreUnavailableError(f"store {path}: {error.strerror}") from error
         with _mapped():
@@ -319,8 +326,13 @@ class SqliteStore:
                     f"store has schema version {version}, this program knows {len(scripts)}: it was made by a newer one"
                 )
             for script in scripts[version:]:
-                for statement in _statements(script.read_text(encoding="utf-8")):
-                    writer.execute(statement)
+                try:
+                    for statement in _statements(script.read_text(encoding="utf-8")):
+                        writer.execute(statement)
+                except sqlite3.Error as error:
+                    raise StoreUnavailableError(
+                        f"store: it cannot be brought up to date by {script.name}: {error}"
+                    ) from error
             writer.execute(f"PRAGMA user_version = {len(scripts)}")
 
 
@@ -361,10 +373,13 @@ def _stored(row: tuple[bytes, str, str, bytes]) -> StoredReceipt:
     return StoredReceipt(str(UUID(bytes=receipt_id)), SignedJws(protected.encode(), payload.encode(), signature))
 
 
-def _jws_part(token: str, position: int) -> str | bytes:
-    """Return a part of a compact JWS, for the migration of receipts that were stored as one."""
-    part = base64url_decode(token.split(".")[position])
-    return part if position == _SIGNATURE else part.decode()
+def _jws_part(token: str, position: int) -> str | bytes | None:
+    """Return a part of a compact JWS, for the migration of receipts that were stored as one; None where it is none."""
+    try:
+        part = base64url_decode(token.split(".")[position])
+        return part if position == _SIGNATURE else part.decode()
+    except (EncodingError, IndexError, UnicodeDecodeError):
+        return None  # which the new table refuses
 
 
 @contextmanager
