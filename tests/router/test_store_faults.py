@@ -77,8 +77,8 @@ def test_without_its_store_the_router_names_no_receipt_and_recovers(
         assert b'"tresor"' not in streamed.body
         assert b"[DONE]" not in streamed.body
         assert router.complete(X_Tresor_Receipt="false").status == 200  # needs no store
-        wait_until(lambda: not router.is_ready(), "the router says that it is not ready")
-        assert router.ask("GET", "/readyz").json["checks"]["store"] is False
+        assert not router.is_ready()
+        wait_until(lambda: not router.ask("GET", "/readyz").json["checks"]["store"], "the store is said not to answer")
         assert router.ask("GET", "/healthz").status == 200
     wait_until(router.is_ready, "the router is ready again")
     behind = router.complete()
@@ -87,6 +87,22 @@ def test_without_its_store_the_router_names_no_receipt_and_recovers(
     seqs = [router.verify(answer.receipt_id, response=answer.body).claims.seq for answer in (before, behind)]
     assert seqs == [1, 2]
     router.check_numbers()
+
+
+def test_a_store_that_refuses_receipts_makes_the_router_unready(start_router: StartRouter, alpha: Upstream) -> None:
+    router = start_router([UpstreamEntry(alpha)])
+    with closing(sqlite3.connect(router.database)) as database:
+        database.execute("ALTER TABLE receipts RENAME COLUMN payload TO elsewhere")
+        check_refused(router.complete())
+        checks = router.ask("GET", "/readyz").json["checks"]
+        assert (checks["store"], checks["signing_key"]) == (True, False)
+        database.execute("ALTER TABLE receipts RENAME COLUMN elsewhere TO payload")
+    assert router.complete().status == 200
+    assert router.is_ready()
+    with closing(sqlite3.connect(router.database)) as database:
+        database.execute("ALTER TABLE receipts RENAME COLUMN payload TO elsewhere")
+        check_refused(router.complete())
+    wait_until(router.is_ready, "further receipts are to show whether it has recovered")
 
 
 @pytest.mark.parametrize("fault", [away, replaced])

@@ -35,6 +35,8 @@ _GATHER_S: Final = 0.002
 """How long a group may grow before it is flushed."""
 _IDLE_TURN_S: Final = 0.0001
 """A turn of the loop shorter than this had nothing to do."""
+_REFUSED_S: Final = 5.0
+"""How long no receipts are promised behind a group that the store refused."""
 _DAY_S: Final = 86_400
 _EVIDENCE_MARGIN_S: Final = 3_600
 """Evidence is kept for receipts issued this much later: a stream may outlast what bound its channel."""
@@ -127,6 +129,7 @@ class ReceiptIssuer:
         self._closing = False
         self._successor: _Signer | None = None
         self._in_doubt = False
+        self._refused_until = 0.0  # `loop.time()`
         self._to_retire: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._thread = StoreThread()
@@ -142,8 +145,11 @@ class ReceiptIssuer:
 
     @property
     def ready(self) -> bool:
-        """Whether receipts are signed and stored: the key is there and the issuer runs."""
-        return not self._task.done()
+        """Whether receipts are signed and stored: the issuer runs, and the store took the last ones.
+
+        A store that refused some is given time to recover; then only further receipts can show whether it did.
+        """
+        return not self._task.done() and self._loop.time() >= self._refused_until
 
     @property
     def attestation(self) -> KeyAttestation | None:
@@ -280,9 +286,11 @@ class ReceiptIssuer:
             fault = StoreUnavailableError(f"the receipts could not be stored: {type(error).__name__}")
         if fault is None:
             self._signer.last_seq += len(group)
+            self._refused_until = 0.0
             self._on_group(len(group), time.perf_counter() - began)
         else:
             self._in_doubt = True
+            self._refused_until = self._loop.time() + _REFUSED_S
             _log.error("receipts not stored", extra={"receipts": len(group), "fault": str(fault)})
         self._last_given = self._signer.last_seq + len(self._waiting)
         for pending in group:
