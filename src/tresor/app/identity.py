@@ -26,9 +26,9 @@ def attested_keys(loaded: LoadedNode[_Node], endorse: Endorse, lock_file: Path) 
     identity, server, tee = loaded.settings.identity, loaded.settings.server, loaded.settings.identity.tee
     if tee == "none" or identity.manifest_file is None or server.tls_certificate_file is None:
         raise RuntimeError("settings without TEE, manifest or certificate were let through")
-    if tee == "simulated":
-        _log.warning("evidence is SIMULATED", extra={"workload": identity.manifest_file})
     workload = load_workload(loaded.path(identity.manifest_file))
+    if tee == "simulated":
+        _log.warning("evidence is SIMULATED", extra={"workload": workload.name})
     paths = SourcePaths(
         tsm=Path(identity.tsm_path),
         sev_guest=Path(identity.sev_guest_path),

@@ -112,10 +112,10 @@ def run_demo(folder: Path, port: int) -> int:
     known_key = _open_folder(folder)
     with ExitStack() as children:
         try:
-            _say("making certificates for localhost")
+            _say("preparing certificates for localhost")
             make_certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
             make_certificates(folder / "sidecar-ca.pem", folder / "sidecar.pem", folder / "sidecar.key")
-            _say("signing manifests and trust bundles, under a SIMULATED root")
+            _say("preparing manifests and trust bundles, under a SIMULATED root")
             perform_ceremony(folder, ("router", "inference"))
             _say("starting the language model (SmolLM2-135M on llama.cpp)")
             model, model_url = _start_model(folder, children)
