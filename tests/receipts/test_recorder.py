@@ -104,6 +104,24 @@ FINISH_SPLICED = FINISH.replace(b"}\n\n", SPLICE + b"}\n\n")
             CONTENT + FINISH + FINISH + DONE, CONTENT + FINISH, FINISH_SPLICED + DONE, id="finish-twice-last-counts"
         ),
         pytest.param(
+            CONTENT + sse('{"choices":[{"index":[],"finish_reason":5}]}') + DONE,
+            CONTENT,
+            sse('{"choices":[{"index":[],"finish_reason":5}]' + SPLICE.decode() + "}") + DONE,
+            id="finish-in-another-form",
+        ),
+        pytest.param(
+            CONTENT + sse('{"choices":[{"finish_reason":"stop"}],"n":NaN}') + DONE,
+            CONTENT,
+            sse('{"choices":[{"finish_reason":"stop"}],"n":NaN' + SPLICE.decode() + "}") + DONE,
+            id="finish-beside-nan",
+        ),
+        pytest.param(
+            CONTENT + sse('{"choices":5}') + sse('{"choices":[1]}') + FINISH + DONE,
+            CONTENT + sse('{"choices":5}') + sse('{"choices":[1]}'),
+            FINISH_SPLICED + DONE,
+            id="no-chunk",
+        ),
+        pytest.param(
             FINISH + sse(chunk("b", index=1)) + sse(chunk("", index=1, finish="length")) + DONE,
             FINISH + sse(chunk("b", index=1)),
             sse(chunk("", index=1, finish="length")).replace(b"}\n\n", SPLICE + b"}\n\n") + DONE,
@@ -163,7 +181,10 @@ def test_whole_stream(stream: bytes, out: bytes, tail: bytes) -> None:
         pytest.param(sse("no json"), b"", "invalid_response", id="first-is-no-json"),
         pytest.param(sse("[1]"), b"", "invalid_response", id="first-is-no-object"),
         pytest.param(sse('{"choices":5}') + CONTENT, b"", "invalid_response", id="first-has-another-form"),
+        pytest.param(b"\xef\xbb\xbf" + CONTENT + FINISH, b"", "invalid_response", id="byte-order-mark"),
         pytest.param(sse('{"error":{}}') + CONTENT, b"", "stream_broken", id="error-first"),
+        pytest.param(CONTENT + sse('{"error":{},"n":NaN}') + MORE, CONTENT, "stream_broken", id="error-beside-nan"),
+        pytest.param(CONTENT + sse('{"error":{},"choices":5}'), CONTENT, "stream_broken", id="error-in-another-form"),
         pytest.param(CONTENT + sse('{"error":{}}') + MORE, CONTENT, "stream_broken", id="error-later"),
         pytest.param(CONTENT + sse('{"\\u0065rror":{}}') + MORE, CONTENT, "stream_broken", id="error-escaped"),
         pytest.param(CONTENT + FINISH + sse('{"error":{}}'), CONTENT, "stream_broken", id="error-behind-finish"),
@@ -199,6 +220,14 @@ def test_usage_chunk_is_dropped_unless_asked_for(stream: bytes) -> None:
     assert recording.upstream_response_digest == sha256(stream)
 
 
+@pytest.mark.parametrize("odd", ["NaN", "1e999", '"\\ud800"'])
+def test_a_usage_chunk_that_not_everybody_can_read_is_one(odd: str) -> None:
+    usage = sse('{"choices":[],"usage":{"prompt_tokens":5,"odd":' + odd + "}}")
+    recording = record([CONTENT + FINISH + usage + DONE], pass_usage=False)
+    assert recording.tail == FINISH_SPLICED + DONE
+    assert recording.usage == Usage(5, None, None)
+
+
 @pytest.mark.parametrize("counts", [{"prompt_tokens": -1}, {"prompt_tokens": True}, {"prompt_tokens": 1.0}, {}])
 def test_what_is_no_count_is_unknown(counts: dict[str, Any]) -> None:
     usage = sse(json.dumps({"choices": [], "usage": counts}))
@@ -225,9 +254,30 @@ def test_longest_event(step: int, limit_less_length: int, fault: str | None) -> 
 
 
 @pytest.mark.parametrize("name", ['"tresor"', '"\\u0074resor"'])
-def test_an_upstream_does_not_speak_in_the_routers_name(name: str) -> None:
-    foreign = sse("{" + name + ':{"receipt_id":"x"},"choices":[{"index":0}]}')
-    recording = record([CONTENT + foreign + FINISH + DONE])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"choices":[{"index":0}]',
+        '"choices":[],"usage":{"prompt_tokens":1}',
+        '"choices":[],"usage":{"prompt_tokens":1e999}',
+        '"choices":[{"index":"0"}]',
+        '"choices":5',
+        '"n":NaN',
+        '"s":"\\ud800"',
+    ],
+)
+@pytest.mark.parametrize("behind_finish", [False, True])
+def test_an_upstream_does_not_speak_in_the_routers_name(name: str, rest: str, *, behind_finish: bool) -> None:
+    foreign = sse("{" + name + ':{"receipt_id":"x"},' + rest + "}")
+    recording = record([CONTENT + FINISH + foreign + DONE] if behind_finish else [CONTENT + foreign + FINISH + DONE])
+    assert str(recording.fault).startswith("invalid_response")
+    assert recording.out == CONTENT
+
+
+@pytest.mark.parametrize("behind", [FINISH, sse(chunk("late", index=1))])
+def test_a_finish_chunk_in_the_routers_name_that_is_not_the_last_goes_nowhere(behind: bytes) -> None:
+    foreign = sse(chunk("", finish="stop", tresor={"receipt_id": "x"}))
+    recording = record([CONTENT + foreign + behind + DONE])
     assert str(recording.fault).startswith("invalid_response")
     assert recording.out == CONTENT
 

@@ -15,6 +15,7 @@ without a finish chunk, is broken, and whoever relays it says so to the caller (
 """
 
 import hashlib
+import json
 import re
 from enum import Enum, auto
 from typing import Any
@@ -31,7 +32,9 @@ _DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 _TRESOR = frozenset({"tresor"})
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _RUN_BYTES = 16 * 1024
+_SHORT_RUN_BYTES = 2 * 1024
 _OVERLAP_BYTES = 32  # longer than anything that is looked for
 _TELLING = (  # what shows that an event needs a look, unless it is spelt so
     (b"finish_reason", (b'finish_reason":null', b'finish_reason": null')),
@@ -63,8 +66,8 @@ class StreamPhase(Enum):
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
-    finish_reason: str | None = None
+    index: Any = 0
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -135,8 +138,9 @@ class StreamRecorder:
         self._held: list[bytes] = []  # in PREFACE comments; in HOLDING the finish chunk and what came behind it
         self._held_bytes = 0
         self._finish_event = b""  # the first of what is held in HOLDING, with the `tresor` member
+        self._replaced = False  # whether a `tresor` of the upstream's stands in what is held
         self._done_event = _DONE_EVENT
-        self._finished: set[int] = set()
+        self._finished: set[str] = set()  # indices of choices, whatever their form
         self._run_bytes = min(_RUN_BYTES, max_event_bytes)  # no event in a run is longer than an event may be
 
     def __repr__(self) -> str:
@@ -222,13 +226,16 @@ class StreamRecorder:
         if at == len(block):
             return block
         out = [block[:at]]
+        run_bytes = self._run_bytes
         while at < len(block) and not self._is_over():
-            if self.phase is StreamPhase.CONTENT and (end := _end_of_plain_content(block, at, self._run_bytes)) > at:
+            if self.phase is StreamPhase.CONTENT and (end := _end_of_plain_content(block, at, run_bytes)) > at:
                 out.append(block[at:end])
+                run_bytes = self._run_bytes
             else:
                 boundary = block.find(b"\n\n", at)
                 end = len(block) if boundary < 0 else boundary + 2
                 out.append(self._events(split_events(block[at:end])))
+                run_bytes = min(_SHORT_RUN_BYTES, self._run_bytes)  # where one needed a look, the next may
             at = end
         return b"".join(out)
 
@@ -249,6 +256,8 @@ class StreamRecorder:
     def _event(self, event: bytes, out: list[bytes]) -> None:
         if len(event) > self._max_event_bytes:
             raise self._too_long()
+        if self.phase is StreamPhase.PREFACE and event.startswith(_BYTE_ORDER_MARK):  # hides a field from some readers
+            raise UpstreamError("invalid_response", "the stream begins with a byte order mark")
         data = event_data(event)
         if data is None:
             self._pass_beside(event, out)
@@ -259,40 +268,47 @@ class StreamRecorder:
             self._done_event = event
             self.phase = StreamPhase.DONE
             return
+        chunk: _Chunk | None
         try:
             chunk = _decode_chunk(data)
         except _UNREADABLE as error:
             if self.phase is StreamPhase.PREFACE:
                 raise UpstreamError("invalid_response", "the stream's first event is not a JSON object") from error
+            chunk = _read_loosely(data)
+        if chunk is None:
             self._pass_beside(event, out)
-            return
-        self._chunk(chunk, event, out)
+        else:
+            self._chunk(chunk, event, out)
 
     def _chunk(self, chunk: _Chunk, event: bytes, out: list[bytes]) -> None:
         if chunk.error is not None:
             raise UpstreamError("stream_broken", "the upstream sent an error event")
         choices = chunk.choices or []
+        finishes = any(choice.finish_reason is not None for choice in choices)
+        if chunk.tresor is not msgspec.UNSET and not finishes:
+            raise _foreign_member()
         if isinstance(chunk.usage, dict):
             self.usage = _parse_usage(chunk.usage)
             if not choices:
                 if self._pass_usage:
                     self._pass_beside(event, out)
                 return
-        if any(choice.finish_reason is not None for choice in choices):
-            self._finished.update(choice.index for choice in choices if choice.finish_reason is not None)
-            self._finish_event = _splice_event(event, self._extension, replace=chunk.tresor is not msgspec.UNSET)
+        if finishes:
+            self._finished.update(str(choice.index) for choice in choices if choice.finish_reason is not None)
             self._pass_content(b"", out)
+            self._replaced = chunk.tresor is not msgspec.UNSET
+            self._finish_event = _splice_event(event, self._extension, replace=self._replaced)
             self.phase = StreamPhase.HOLDING
             self._hold(event)
-        elif chunk.tresor is not msgspec.UNSET:
-            raise UpstreamError("invalid_response", "a chunk before the last carries `tresor`, the router's own word")
-        elif self.phase is StreamPhase.HOLDING and all(choice.index in self._finished for choice in choices):
+        elif self.phase is StreamPhase.HOLDING and all(str(choice.index) in self._finished for choice in choices):
             self._hold(event)
         else:
             self._pass_content(event, out)
 
     def _pass_content(self, event: bytes, out: list[bytes]) -> None:
         """Let content go on, and before it whatever was held: it was not the end after all."""
+        if self._replaced:
+            raise _foreign_member()
         out.extend(self._held)
         self._held.clear()
         self._held_bytes = 0
@@ -337,6 +353,28 @@ def _is_readable(data: bytes) -> bool:
     except _UNREADABLE:
         return False
     return True
+
+
+def _read_loosely(data: bytes) -> _Chunk | None:
+    """Read what is no chunk by its form as the most tolerant caller would; None where nobody takes it for an object."""
+    try:
+        value = json.loads(data)  # noqa: TID251 - callers take NaN and lone surrogates, too
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    choices = value.get("choices")
+    objects = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return _Chunk(
+        choices=[_Choice(choice.get("index", 0), choice.get("finish_reason")) for choice in objects],
+        usage=value.get("usage"),
+        error=value.get("error"),
+        tresor=value.get("tresor", msgspec.UNSET),
+    )
+
+
+def _foreign_member() -> UpstreamError:
+    return UpstreamError("invalid_response", "a chunk before the last carries `tresor`, the router's own word")
 
 
 def _end_of_plain_content(block: bytes, at: int, run_bytes: int) -> int:
