@@ -230,6 +230,16 @@ def test_a_caller_who_takes_nothing_is_cut(strict: Router, upstream: Upstream) -
             wire.read_body()
 
 
+@pytest.mark.parametrize("mebibytes", [1, 2, 3, 4])
+def test_a_caller_who_leaves_the_end_of_an_answer_is_cut(strict: Router, upstream: Upstream, mebibytes: int) -> None:
+    """What the system does not take waits here, and is less than would stop the router from writing."""
+    upstream.script(reply(completion("x" * (mebibytes << 20))))
+    with small_window(strict) as wire:
+        wire.send(request_bytes("POST", CHAT, key=strict.key, headers={"Connection": "close"}, body=chat()))
+        wire.read_head()
+        wait_until(lambda: connections_of(strict) == 0, "the caller is cut")
+
+
 def test_a_caller_who_is_slow_gets_everything(strict: Router, upstream: Upstream) -> None:
     upstream.script(reply(completion("x" * (12 << 20))))
     take_slowly(strict)

@@ -380,6 +380,9 @@ class HttpConnection(asyncio.Protocol):
         self._leaving = True
         if self._writable is None:
             transport.close()
+            if unsent := transport.get_write_buffer_size():  # closed, it tells no more what the caller takes
+                self._unsent_bytes = unsent
+                self._write_deadline = self._server.loop.time() + self._limits.write_timeout_s
             if self._server.draining:
                 self._server.loop.call_later(_GOODBYE_S, transport.abort)
 
