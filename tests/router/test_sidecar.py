@@ -217,6 +217,14 @@ def test_fields_of_answers_pass_and_the_others_end_here(sidecar: Sidecar, alpha:
     ]
 
 
+def test_trailers_are_no_header_fields(sidecar: Sidecar, alpha: Upstream) -> None:
+    coded = head(200, "Transfer-Encoding: chunked") + chunked(b"{}") + b"0\r\nX-Late: yes\r\nX-Request-Id: late\r\n\r\n"
+    alpha.script(send_raw(coded, close=False))
+    got, _, _ = exchange(sidecar, request_bytes("GET", "/v1/models"))
+    assert {name for name, _ in got}.isdisjoint({"x-late", "trailer"})
+    assert "late" not in dict(got)["x-request-id"]
+
+
 def test_nothing_is_said_about_a_body_that_its_sender_did_not_say(sidecar: Sidecar, alpha: Upstream) -> None:
     alpha.script(reply(b"whatever", content_type=None))
     answer = sidecar.ask("GET", "/v1/files/1")

@@ -298,6 +298,8 @@ class Exchange:
         self._ledger.upstream_response_digest = digest_string(body)
         content_type = JSON
         if self._endpoint.text_answers and head.media_type != JSON:
+            if connection.end_unproven:
+                raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
             content_type = head.headers.get("content-type", "application/octet-stream")
         else:
             body, self._ledger.usage = splice_answer(body, self._ledger.extension)

@@ -187,7 +187,7 @@ class _Sidecar:
             request.respond_bodiless(head.status, headers + (f"content-length: {length}\r\n" if stated else ""))
             return
         first = await connection.read()
-        if connection.finished or not first:
+        if not first or (connection.finished and not connection.end_unproven):
             request.respond(head.status, first, None, headers)
             return
         request.start_stream(head.status, None, headers)

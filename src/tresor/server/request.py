@@ -171,7 +171,8 @@ class Request:
             content_type: its media type; None where `headers` says it, or nothing does.
             headers: further header lines, each ended by CRLF.
         """
-        head = self._head(status, f"{_typed(content_type)}Content-Length: {len(body)}\r\n{headers}")
+        length = "" if status == HTTPStatus.NO_CONTENT else f"Content-Length: {len(body)}\r\n"  # RFC 9110, 8.6
+        head = self._head(status, f"{_typed(content_type)}{length}{headers}")
         self._sink.write(head if self.method == "HEAD" else head + body)
         self._sink.response_complete()
 

@@ -75,6 +75,8 @@ class UpstreamConnection(asyncio.Protocol):
         idle_since: `loop.time()` at which it came back to the pool.
         peer_spki_sha256: SHA-256 of the SubjectPublicKeyInfo of the peer's certificate, 32 bytes; None without TLS.
         standing: what was known of the upstream when the connection was given out.
+        end_unproven: whether the body ended with the connection and TLS does not show who ended that (RFC 9112, 9.8):
+            an answer that does not say itself that it is whole may have been cut.
     """
 
     def __init__(self, limits: Limits, sweeper: Sweeper) -> None:
@@ -105,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.peer_spki_sha256: bytes | None = None
         self.standing: Standing | None = None
+        self.end_unproven = False
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection head={self._head} complete={self._message_complete} {self._error!r}>"
@@ -140,16 +143,18 @@ class UpstreamConnection(asyncio.Protocol):
         """Return the bytes of the body that are there by now, at least one; none at its proper end.
 
         Raises:
-            UpstreamError: the body was cut, fell silent or is no HTTP.
+            UpstreamError: the body was cut, or may have been (`end_unproven`), fell silent or is no HTTP.
         """
         while not self._body:
+            if self.end_unproven:
+                raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
             if self._message_complete:
                 return b""
             await self._wait()
         return self._take()
 
     async def read_whole(self, most: int) -> bytes:
-        """Return the whole body.
+        """Return the whole body; where its end is not proven, whoever reads it must see that it is whole.
 
         Raises:
             UpstreamError: as `read`, or it is longer than `most` bytes.
@@ -219,6 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head is not None and not self._message_complete and exc is None and _ends_with_connection(self._head):
             self._keep_alive = False
             self._message_complete = True
+            self.end_unproven = self.peer_spki_sha256 is not None
             self._wake()
         elif not self._message_complete:
             self._fail("connection_lost", "the connection was closed before the end of the answer")
@@ -244,19 +250,32 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
         elif self._body or self.finished or self._head is not head:
             self._wake()
-        if self._body_bytes > _READ_HIGH_WATER and not self._paused and self._transport is not None:
+        if self._body_bytes <= _READ_HIGH_WATER or self._message_complete:
+            return
+        if not self._body:  # nobody will take it
+            self._fail("invalid_response", f"more than {_READ_HIGH_WATER} bytes of framing hold no content")
+            self.abort()
+        elif not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        """Take no second answer to one request: it could be taken for that to the next."""
+        if self._message_complete:
+            raise ValueError("an answer behind the answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field."""
-        self._fields.append((name, value))
+        """Take a header field.  Trailers are none: what stands behind the body was not there when it was looked at."""
+        if self._head is None:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Take the head; one of status 1xx announces another (RFC 9110, 15.2)."""
         status = self._parser.get_status_code()
+        if not 100 <= status <= 599:  # noqa: PLR2004 - the five classes of RFC 9110, 15
+            raise ValueError("a status of no class")
         if status >= 200:  # noqa: PLR2004 - the first status that is final
             self._head = ResponseHead(status, self._fields)
             if self._head_only:  # the parser waits for a body all the same: the connection is not used again
@@ -302,7 +321,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _fail(self, reason: AttemptReason, message: str) -> None:
-        if self._error is None:
+        if self._error is None and not self._message_complete:  # an answer that is whole can fail no more
             self._error = UpstreamError(reason, message)
         self._wake()
 
