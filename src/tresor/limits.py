@@ -8,7 +8,15 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["MAX_EXCHANGE_BYTES", "MAX_JWKS_BYTES", "MAX_RECEIPT_BYTES", "MAX_TOKEN_BYTES", "Limits"]
+__all__ = [
+    "MAX_EXCHANGE_BYTES",
+    "MAX_JSON_CONTAINERS",
+    "MAX_JSON_VALUES",
+    "MAX_JWKS_BYTES",
+    "MAX_RECEIPT_BYTES",
+    "MAX_TOKEN_BYTES",
+    "Limits",
+]
 
 # A receipt of this version is about 1 KB; with both attestation blocks it stays under 64 KB.
 MAX_TOKEN_BYTES = 1 << 20
@@ -17,6 +25,9 @@ MAX_JWKS_BYTES = 4 << 20
 MAX_RECEIPT_BYTES = 4 << 20
 # A request or response body that the verifier is given, which no limit of a router bounds.
 MAX_EXCHANGE_BYTES = 256 << 20
+# Arrays and objects, and commas, of a JSON body outside its strings.  Either could take a hundred times its bytes.
+MAX_JSON_CONTAINERS = 100_000
+MAX_JSON_VALUES = 1_000_000
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]

@@ -804,6 +804,8 @@ def test_the_body_is_asked_for_once_it_is_wanted(version: str, interim: int) -> 
         ("/%ff", "/\ufffd", {}),
         ("http://other.test/a?b", "/a", {"b": ""}),
         ("http://other.test", "/", {}),
+        ("http://other.test?x=/a", "/", {"x": "/a"}),
+        ("http://other.test?b=/c/d?e", "/", {"b": "/c/d?e"}),
         ("//other/a", "//other/a", {}),
         ("/a?x=1&x=2&y", "/a", {"x": "2", "y": ""}),
         ("*", "*", {}),

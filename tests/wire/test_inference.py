@@ -1,6 +1,7 @@
 """Bodies of the inference endpoints: what is refused, what is read, and that nothing but the edits changes a byte."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -293,3 +294,20 @@ def test_any_object_is_a_request_or_refused(value: dict[str, Any]) -> None:
         except RequestError:
             continue
         parse_json(request.forwarded("u"))
+
+
+def test_options_that_could_be_parsed_can_be_edited_higher_up_the_stack() -> None:
+    def forwarded(request: InferenceRequest, frames: int) -> bytes:
+        return forwarded(request, frames - 1) if frames else request.forwarded("m")
+
+    taken = 0
+    for depth in range(sys.getrecursionlimit() - 400, sys.getrecursionlimit()):
+        options = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+        body = b'{"model":"m","stream":true,"stream_options":' + options + b',"messages":[1]}'
+        try:
+            request = parse_chat_request(body, "application/json", 5)
+        except RequestError:  # too deep, and so are all that follow
+            break
+        assert forwarded(request, 30) == body.replace(options, options[:-1] + b',"include_usage":true}')
+        taken += 1
+    assert 0 < taken < 400

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tresor.encodings import parse_json
 from tresor.errors import JsonError
+from tresor.limits import MAX_JSON_CONTAINERS, MAX_JSON_VALUES
 from tresor.wire.json_members import (
     Members,
     append_member,
@@ -158,6 +159,33 @@ def test_damaged_objects_are_those_that_the_strict_parser_refuses(original: Text
         return
     assert isinstance(wanted, dict)
     assert parse_members(damaged).values == wanted
+
+
+MANY = MAX_JSON_CONTAINERS // 2
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        (b"[" + b"[],{}," * (MANY - 1) + b"1]", True),
+        (b"[" + b"[],{}," * MANY + b"1]", False),
+        (b"[" + b"1," * (MAX_JSON_VALUES - 1) + b"1]", True),
+        (b"[" + b"1," * (MAX_JSON_VALUES + 1) + b"1]", False),
+        (b'"' + b'[{,\\",' * MAX_JSON_VALUES + b'"', True),
+        (b'"' + b"[{,\\\\" * MAX_JSON_VALUES + b'"', True),
+        (b'"' + b"[{,\\\\" * MAX_JSON_VALUES + b"\\", False),
+        (b'"' + b'[{,\\"' * MAX_JSON_VALUES, False),
+        (b"[" + b'"",' * (MAX_JSON_VALUES + 1) + b"1]", False),
+    ],
+    ids=["containers", "too many", "values", "too many values", "text", "text too", "cut", "unclosed", "strings"],
+)
+def test_what_would_take_a_multiple_of_its_bytes_is_refused(value: bytes, *, taken: bool) -> None:
+    body = b'{"a":' + value + b"}"
+    if taken:
+        assert list(parse_members(body).values) == ["a"]
+        return
+    with pytest.raises(JsonError):
+        parse_members(body)
 
 
 @pytest.mark.parametrize(

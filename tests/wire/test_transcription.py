@@ -166,7 +166,7 @@ def test_boundaries(content_type: str, boundary: bytes) -> None:
         b'content-disposition:form-data;name="model"',
         b"Content-Disposition: form-data; name=model",
         b'Content-Disposition: form-data; NAME="model" ;',
-        b'Content-Disposition: Form-Data; filename="a\\"; name=x"; name="model"',
+        b'Content-Disposition: Form-Data; filename="a; name=x"; name="model"',
         b"Content-Type: text/plain\r\nContent-Disposition: form-data; name=model; filename*=utf-8''%e4\r\nX-Y:",
         'Content-Disposition: form-data; filename="gr\u00fc\u00df.wav"; name="model"'.encode(),
     ],
@@ -194,6 +194,10 @@ def test_a_name_is_read_in_every_form_that_clients_write(head: bytes) -> None:
         b"Content-Disposition: form-data; name*=a; name*0=b",
         b"Content-Disposition: form-data; name*" + b"9" * 5000 + b"=model",
         b'Content-Disposition: form-data; name="mo\\del"',
+        b'Content-Disposition: form-data; filename="a\\"; name=x"; name="model"',
+        b'Content-Disposition: form-data; x="\\\\";p=";name=model;q=";name=other;r=""',
+        b'Content-Disposition: form-data; name="file"' + b";" * 10_000,
+        b"a:\r\n" * 3000 + b"Content-Disposition: form-data; name=model",
         b'Content-Disposition: form-data; name="model',
         b'Content-Disposition: form-data; name=mo"del"',
         b"Content-Disposition: form-data; name=mo del",
@@ -246,9 +250,13 @@ def test_a_form_cut_anywhere_before_its_end_is_refused() -> None:
         assert refusal(body[:at])[0] == 400
 
 
-def test_a_part_without_content_needs_no_line_of_its_own() -> None:
-    body = form(FILE, MODEL)[: -len(b"--B--\r\n")] + b'--B\r\nContent-Disposition: form-data; name="x"\r\n\r\n--B--'
-    assert parse(body).forwarded("m") == body
+def test_a_delimiter_needs_a_line_end_of_its_own() -> None:
+    """Behind a head, some take it for the end of an empty part, and others for content."""
+    empty = b'--B\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+    whole = form(FILE, MODEL)[: -len(b"--B--\r\n")]
+    assert parse(whole + empty + b"\r\n--B--").forwarded("m") == whole + empty + b"\r\n--B--"
+    assert refusal(whole + empty + b"--B--") == (400, "invalid_field", "body")
+    assert refusal(empty + form(FILE, MODEL)) == (400, "invalid_field", "body")
 
 
 contents = st.lists(

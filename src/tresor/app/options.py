@@ -17,7 +17,7 @@ _HEADERS: Final = frozenset(
     {"x-tresor-receipt", "x-tresor-nonce", "x-tresor-timeout-seconds", "x-tresor-require-attestation"}
 )
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+\Z")
-_DECIMAL = re.compile(r"\d{1,9}(?:\.\d{1,9})?\Z")
+_DECIMAL = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")
 
 
 @dataclass(frozen=True, slots=True)

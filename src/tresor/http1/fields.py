@@ -20,10 +20,12 @@ def field_name(name: bytes) -> str:
 
 
 def combine(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return values by lower-case name; those of a repeated field joined by `, ` (section 5.3)."""
+    """Return values by lower-case name; those of a repeated field joined by `, ` (section 5.3), cookies by `; `."""
     headers: dict[str, str] = {}
     for name, value in fields:
         key = field_name(name)
         text = value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        if key in headers:
+            text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"
+        headers[key] = text
     return headers

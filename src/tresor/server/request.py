@@ -1,6 +1,7 @@
 """One request and its response, as the application sees them."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -11,6 +12,7 @@ from tresor.errors import RequestError
 __all__ = ["JSON", "IncomingBody", "Request", "ResponseSink"]
 
 JSON: Final = "application/json"
+_AUTHORITY: Final = re.compile(r"[^/?#]*")
 _STATUS_LINE: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -220,7 +222,8 @@ class Request:
         """Take the request target; of an absolute one the path counts (RFC 9112, 3.2.2)."""
         text = target.decode("latin-1")
         if not text.startswith("/") and "://" in text:
-            text = "/" + text.partition("://")[2].partition("/")[2]
+            rest = _AUTHORITY.sub("", text.partition("://")[2], count=1)
+            text = rest if rest.startswith("/") else f"/{rest}"
         self.target = text
         path, _, self._query = text.partition("?")
         self.path = unquote(path) if "%" in path else path

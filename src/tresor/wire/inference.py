@@ -161,7 +161,8 @@ def _ask_for_usage(members: Members, removed: frozenset[str]) -> Edit:
     if members.values["stream_options"] is None:
         return replace_value(members, "stream_options", '{"include_usage":true}')
     place = members.places["stream_options"]
-    options = parse_members(members.text[place.value_start : place.value_end].encode())
+    text = members.text[place.value_start : place.value_end]
+    options = Members(text, members.values["stream_options"], len(text) - 1)  # type: ignore[arg-type]  # checked above
     if "include_usage" in options.values:
         start, end, value = replace_value(options, "include_usage", "true")
     else:

@@ -17,6 +17,7 @@ import msgspec
 
 from tresor.encodings import JsonValue, refuse_constant, unique_members
 from tresor.errors import JsonError
+from tresor.limits import MAX_JSON_CONTAINERS, MAX_JSON_VALUES
 
 __all__ = [
     "Edit",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _STACK_MARGIN = 100
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # never fails, so it is never tried twice
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Documented nowhere, but the two halves of every json.loads since Python 2.6; the typeshed knows neither.
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = _decoder.scanstring  # type: ignore[attr-defined]  # see above
@@ -94,8 +96,10 @@ def parse_members(data: bytes) -> Members:
 
     Raises:
         JsonError: not UTF-8, not RFC 8259, not an object, a name twice in any object, NaN or an infinity, an integer of
-            more than 4300 digits, nesting deeper than the interpreter's stack, or bytes behind the object.
+            more than 4300 digits, nesting deeper than the interpreter's stack, bytes behind the object, or so many
+            values that reading them would cost a multiple of the body.
     """
+    _check_values(data)
     try:
         text = data.decode("utf-8")
         start = _skip(text, 0)
@@ -115,6 +119,18 @@ def parse_members(data: bytes) -> Members:
     if _skip(text, end) != len(text):
         raise JsonError(f"more than one value: something stands at character {end}")
     return Members(text, value, end - 1)  # type: ignore[arg-type]  # it began with a brace
+
+
+def _check_values(data: bytes) -> None:
+    """Refuse an object of too many values; what stands in strings is none."""
+    if len(data) <= MAX_JSON_CONTAINERS or not _has_many_values(data):
+        return
+    if data.count(b'"') > 2 * MAX_JSON_VALUES or _has_many_values(_STRING.sub(b"", data)):
+        raise JsonError(f"more than {MAX_JSON_CONTAINERS} arrays and objects, or {MAX_JSON_VALUES} values")
+
+
+def _has_many_values(data: bytes) -> bool:
+    return data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES
 
 
 def _skip(text: str, at: int) -> int:

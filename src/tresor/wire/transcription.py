@@ -20,11 +20,10 @@ _TRESOR_PARTS: Final = frozenset({"failover", "failover[]", "region", "provider"
 _READ_PARTS: Final = _TRESOR_PARTS | {"model", "stream"}
 _MAX_PARTS: Final = 256
 _MAX_FIELD_BYTES: Final = 4096
+_MAX_HEAD_BYTES: Final = 8192  # of one part
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]\Z")  # RFC 2046, 5.1.1
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*)\Z")
-_PARAMETER = re.compile(
-    r""";[ \t]*(?:(?P<name>[^\s;="]+)=(?:(?P<bare>[^\s;"]+)|"(?P<quoted>(?:[^"\\]|\\.)*)")[ \t]*)?"""
-)
+_PARAMETER = re.compile(r""";[ \t]*(?:(?P<name>[^\s;="]+)=(?:(?P<bare>[^\s;"]+)|"(?P<quoted>[^"]*)")[ \t]*)?""")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -120,10 +119,14 @@ def _split(body: bytes, boundary: bytes) -> tuple[_Part, ...]:
     parts: list[_Part] = []
     start, at = 0, len(delimiter)
     while body[at : at + 2] == b"\r\n":
-        head_end = body.find(b"\r\n\r\n", at)
-        content_end = body.find(b"\r\n" + delimiter, head_end + 2)
+        head_end = body.find(b"\r\n\r\n", at, at + _MAX_HEAD_BYTES)
+        content_end = body.find(b"\r\n" + delimiter, head_end + 4)
         if head_end < 0 or content_end < 0 or len(parts) >= _MAX_PARTS:
-            raise _invalid("body", f"a form of at most {_MAX_PARTS} whole parts")
+            raise _invalid(
+                "body", f"a form of at most {_MAX_PARTS} whole parts with heads of at most {_MAX_HEAD_BYTES} bytes"
+            )
+        if body.startswith(delimiter, head_end + 4):  # an empty part to some, to others content
+            raise _invalid("body", "a form with an empty line before every delimiter")
         name = _name(body[at + 2 : head_end])
         parts.append(_Part(name, start, head_end + 4, content_end))
         start, at = content_end, content_end + 2 + len(delimiter)
@@ -152,6 +155,8 @@ def _parameter(field: str, wanted: str) -> str | None:
 
     Parsers disagree about one that stands twice, about backslashes, and about `name*` (RFC 7578, 4.2 forbids it).
     """
+    if "\\" in field:
+        return None
     values: list[str] = []
     at = field.find(";")
     while 0 <= at < len(field):
@@ -162,7 +167,7 @@ def _parameter(field: str, wanted: str) -> str | None:
         if name == wanted:
             values.append(parameter["bare"] or parameter["quoted"] or "")
         at = parameter.end()
-    return values[0] if len(values) == 1 and "\\" not in values[0] else None
+    return values[0] if len(values) == 1 else None
 
 
 def _text(body: bytes, part: _Part) -> str:
