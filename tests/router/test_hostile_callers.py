@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -250,14 +250,29 @@ def test_a_caller_who_is_slow_gets_everything_over_tls_before_it_is_closed(route
     take_slowly(router, {"Connection": "close"})
 
 
-def take_slowly(router: Router, headers: dict[str, str] | None = None) -> None:
+def test_a_caller_who_is_slow_gets_everything_from_a_router_that_is_to_end(
+    start_router: StartRouter, alpha: Upstream
+) -> None:
+    router = start_router([UpstreamEntry(alpha)])
+    alpha.script(reply(completion("x" * (4 << 20))))
+    take_slowly(router, behind_head=router.process.terminate, pause_s=0.1)
+    assert router.process.wait(20) == 0
+
+
+def take_slowly(
+    router: Router,
+    headers: dict[str, str] | None = None,
+    behind_head: Callable[[], object] = lambda: None,
+    pause_s: float = 0.012,
+) -> None:
     """Take an answer slower than the router sends it, over several times as long as it waits for one who stops."""
     tick = threading.Event()
     with small_window(router) as wire:
         wire.send(request_bytes("POST", CHAT, key=router.key, headers=headers, body=chat("m")))
         left = int(wire.read_head().headers["content-length"]) - len(wire.read_piece())
+        behind_head()
         while left:
-            tick.wait(0.012)
+            tick.wait(pause_s)
             piece = wire.sock.recv(64 << 10)
             assert piece, f"cut {left} bytes before the end"
             left -= len(piece)

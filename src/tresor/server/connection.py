@@ -18,6 +18,8 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
+import struct
 import traceback
 from collections import deque
 from typing import Final, cast
@@ -40,6 +42,7 @@ _GOODBYE_S: Final = 2.0
 _CHUNK_OVERHEAD: Final = 16
 _MAX_PIPELINED: Final = 16
 _NEVER: Final = float("inf")
+_TCP_INFO: Final = struct.Struct("=24xI92xQ16xI")  # tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes; linux/tcp.h
 _WRITE_HIGH_WATER: Final = 256 * 1024
 _LENGTH: Final = frozenset({"content-length", "transfer-encoding"})
 _id_prefix: Final = f"req_{os.urandom(6).hex()}"
@@ -74,7 +77,7 @@ class HttpConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._read_deadline = _NEVER
         self._write_deadline = _NEVER
-        self._unsent_bytes = 0  # when the write deadline was set
+        self._acknowledged = 0  # by the caller's system, when the write deadline was set
         self._linger_until = _NEVER
         self.closing = False
 
@@ -147,8 +150,8 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Note that the caller takes less than it is sent."""
         self._writable = self._server.loop.create_future()
-        self._write_deadline = self._server.loop.time() + self._limits.write_timeout_s
-        self._unsent_bytes = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is not None:
+            self._await_taking(self._transport)
 
     def resume_writing(self) -> None:
         """Note that the caller has taken most of it, or left."""
@@ -277,7 +280,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is None:
             return
         if now > self._write_deadline:
-            self._look_at_writing(now, self._transport)
+            self._look_at_writing(self._transport)
         elif now > self._read_deadline:
             self._read_deadline = _NEVER
             if self._lingering or (self._reading is None and self._head_bytes == 0):
@@ -289,13 +292,16 @@ class HttpConnection(asyncio.Protocol):
                     self._reading, RequestError(408, "request_timeout", "the request's body stopped arriving")
                 )
 
-    def _look_at_writing(self, now: float, transport: asyncio.Transport) -> None:
+    def _await_taking(self, transport: asyncio.Transport) -> None:
+        """Give the caller time to take something of what was sent."""
+        self._acknowledged, _ = _taken(transport)
+        self._write_deadline = self._server.loop.time() + self._limits.write_timeout_s
+
+    def _look_at_writing(self, transport: asyncio.Transport) -> None:
         """Cut a caller who takes nothing; one who is slow gets as much time again."""
-        unsent = transport.get_write_buffer_size()
-        if unsent >= self._unsent_bytes:
+        if _taken(transport)[0] == self._acknowledged:
             transport.abort()
-        self._unsent_bytes = unsent
-        self._write_deadline = now + self._limits.write_timeout_s
+        self._await_taking(transport)
 
     # Serving.
 
@@ -372,19 +378,25 @@ class HttpConnection(asyncio.Protocol):
         self._close_lingering()
 
     def _close(self, transport: asyncio.Transport) -> None:
-        """Close once the caller has taken what waits.
-
-        TLS ends with a goodbye and waits for the caller's; one who is idle does not give it, and a process that is to
-        end does not wait for it long.
-        """
+        """Close once the caller has taken what waits."""
         self._leaving = True
         if self._writable is None:
             transport.close()
-            if unsent := transport.get_write_buffer_size():  # closed, it tells no more what the caller takes
-                self._unsent_bytes = unsent
-                self._write_deadline = self._server.loop.time() + self._limits.write_timeout_s
+            self._await_taking(transport)  # closed, it says no more whether the caller takes anything
             if self._server.draining:
-                self._server.loop.call_later(_GOODBYE_S, transport.abort)
+                self._server.loop.call_later(_GOODBYE_S, self._end_goodbye, transport)
+
+    def _end_goodbye(self, transport: asyncio.Transport) -> None:
+        """End a connection of a process that is to end, once the caller has taken everything.
+
+        TLS ends with a goodbye and waits for the caller's; one who is idle does not give it.
+        """
+        if self._transport is None:
+            return
+        if _taken(transport)[1]:
+            self._server.loop.call_later(_GOODBYE_S, self._end_goodbye, transport)
+        else:
+            transport.abort()
 
     def _close_lingering(self) -> None:
         """Close once the caller has, or after a while; until then throw away what it still sends."""
@@ -405,6 +417,17 @@ class HttpConnection(asyncio.Protocol):
 
     def _body_too_large(self) -> RequestError:
         return RequestError(413, "payload_too_large", f"the body is larger than {self._limits.max_body_bytes} bytes")
+
+
+def _taken(transport: asyncio.Transport) -> tuple[int, bool]:
+    """Return how many bytes the caller's system has acknowledged, and whether there are others.
+
+    Buffers of this process do not tell: below TLS there is one that cannot be asked, and the system says only rarely
+    that there is room in its own (tcp(7), `TCP_INFO`).
+    """
+    info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    unacked, bytes_acked, unsent = _TCP_INFO.unpack(info)
+    return bytes_acked, bool(unacked or unsent or transport.get_write_buffer_size())
 
 
 def _fail(request: Request, error: Exception) -> None:

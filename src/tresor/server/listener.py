@@ -12,6 +12,7 @@ from tresor.server.state import ServerState
 __all__ = ["Listener", "server_tls_context"]
 
 _BACKLOG: Final = 1024
+_SHUTDOWN_S: Final = 86_400.0  # a connection knows better when to give a caller up
 _CANCEL_GRACE_S: Final = 5.0
 
 
@@ -34,6 +35,7 @@ class Listener:
             ssl=tls,
             backlog=_BACKLOG,
             ssl_handshake_timeout=None if tls is None else self._state.limits.head_timeout_s,
+            ssl_shutdown_timeout=None if tls is None else _SHUTDOWN_S,
         )
 
     async def drain(self, timeout_s: float) -> None:
