@@ -169,7 +169,7 @@ def test_where_no_key_can_be_made_the_old_one_stands(slot: KeySlot, file: Path) 
 # Keys of which there is no file any more.
 
 
-@pytest.mark.parametrize(("asked_at", "retired"), [(0, set()), (99, set()), (100, {"lost"}), (200, {"lost", "later"})])
+@pytest.mark.parametrize(("asked_at", "retired"), [(0, set()), (100, set()), (101, {"lost"}), (201, {"lost", "later"})])
 def test_what_a_rotation_was_to_replace_and_no_slot_holds_is_retired(
     tmp_path: Path, slot: KeySlot, asked_at: int, retired: set[str]
 ) -> None:
@@ -178,10 +178,12 @@ def test_what_a_rotation_was_to_replace_and_no_slot_holds_is_retired(
     for known, created_at in ((kid, 100), ("lost", 100), ("gone", 100), ("later", 200)):
         store.register_signing_key(known, "x", "y", now=created_at)
     store.retire_signing_key("gone", now=150)
+    (tmp_path / "keys" / "slot-0.old.pem").write_bytes(b"a copy that somebody made is no slot")
     store.request_rotation(now=asked_at)
-    retire_lost_keys(store, tmp_path / "keys", now=300)
-    store_says = {key.kid: key.retired_at for key in store.signing_keys()}
-    assert store_says == {kid: None, "lost": None, "later": None, "gone": 150} | dict.fromkeys(retired, 300)
+    retire_lost_keys(store, tmp_path / "keys", now=150)
+    since = {known: 200 if known == "later" else 150 for known in retired}  # never before it was made
+    expected = {kid: None, "lost": None, "later": None, "gone": 150} | since
+    assert {key.kid: key.retired_at for key in store.signing_keys()} == expected
     store.close()
 
 
@@ -191,4 +193,19 @@ def test_a_key_directory_that_is_not_there_holds_no_key(tmp_path: Path) -> None:
     store.request_rotation(now=2)
     retire_lost_keys(store, tmp_path / "keys", now=3)
     assert store.signing_keys()[0].retired_at == 3
+    store.close()
+
+
+def test_what_cannot_be_read_retires_nothing(tmp_path: Path, slot: KeySlot, file: Path) -> None:
+    kid = public_jwk(slot.make().public_key()).kid
+    store = SqliteStore(tmp_path / "tresor.db")
+    store.register_signing_key(kid, "x", "y", now=1)
+    store.register_signing_key("lost", "x", "y", now=1)
+    store.request_rotation(now=2)
+    file.chmod(0o640)
+    with pytest.raises(KeyFileError, match="mode 640"):
+        retire_lost_keys(store, file.parent, now=3)
+    with pytest.raises(KeyFileError, match="Not a directory"):
+        retire_lost_keys(store, file, now=3)
+    assert {key.retired_at for key in store.signing_keys()} == {None}
     store.close()

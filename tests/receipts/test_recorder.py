@@ -183,6 +183,28 @@ def test_whole_stream(stream: bytes, out: bytes, tail: bytes) -> None:
         pytest.param(sse('{"choices":5}') + CONTENT, b"", "invalid_response", id="first-has-another-form"),
         pytest.param(b"\xef\xbb\xbf" + CONTENT + FINISH, b"", "invalid_response", id="byte-order-mark"),
         pytest.param(sse('{"error":{}}') + CONTENT, b"", "stream_broken", id="error-first"),
+        *[
+            pytest.param(CONTENT + unclear + FINISH + DONE, CONTENT, "stream_broken", id=f"unclear-{number}")
+            for number, unclear in enumerate(
+                [
+                    sse("[DONE] x"),
+                    sse(" [DONE]]"),
+                    b"data: [DONE]\ndata: x\n\n",
+                    b'data: {"x":\ndata: {"tresor":{"receipt_id":"x"}}\ndata: }\n\n',
+                    b'data: {"x":\ndata: {"error":{}}\ndata: }\n\n',
+                    b'data: {"x":\ndata: {"choices":[{"finish_reason":"stop"}]}\ndata: }\n\n',
+                    b"data: {\ndata: [DONE]\ndata: }\n\n",
+                    b'\xef\xbb\xbfdata: {"tresor":{"receipt_id":"x"},"choices":[]}\n\n',
+                    b'id: 1\n\xef\xbb\xbfdata: {"error":{}}\n\n',
+                    b': x\x0bdata: {"tresor":{"receipt_id":"x"}}\n\n',
+                    b": x\xe2\x80\xa8data: [DONE]\n\n",
+                    sse(b'\xc2\xa0{"tresor":{"receipt_id":"x"}}'),
+                    sse(b'{"tresor":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+                    sse(b'{"tresor":1,"choices":[{"index":' + b"1" * 5000 + b"}]}"),
+                    sse(b'{"error":{"message":"x\xff"}}'),
+                ]
+            )
+        ],
         pytest.param(CONTENT + sse('{"error":{},"n":NaN}') + MORE, CONTENT, "stream_broken", id="error-beside-nan"),
         pytest.param(CONTENT + sse('{"error":{},"choices":5}'), CONTENT, "stream_broken", id="error-in-another-form"),
         pytest.param(CONTENT + sse('{"error":{}}') + MORE, CONTENT, "stream_broken", id="error-later"),
@@ -263,6 +285,7 @@ def test_longest_event(step: int, limit_less_length: int, fault: str | None) -> 
         '"choices":[{"index":"0"}]',
         '"choices":5',
         '"n":NaN',
+        '"s":"a\tb"',
         '"s":"\\ud800"',
     ],
 )
@@ -373,6 +396,12 @@ odd_data = st.sampled_from(
         '{"choices":[{"index":0,"finish_reason":"length"}]}',
         '{"choices":[{"finish_reason":null,"finish_reason":"stop"}],"tresor":0,"tresor":1}',
         '{"a":"\\ud800"}',
+        '{"error":1',
+        "[DONE] x",
+        '"tresor" "finish_reason":"stop" \\u0066',
+        '{"choices":[{"index":0,"finish_reason":"stop"}],"n":NaN}',
+        '{"x":\n{"tresor":1}\n}',
+        '{"finish_reason":null,"x":[',
     ]
 )
 

@@ -63,6 +63,16 @@ def test_files_are_the_owners_only(tmp_path: Path) -> None:
     store.close()
 
 
+def test_files_that_others_can_read_are_closed_to_them(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tresor.db")
+    store.register_signing_key("k", "x", "y", now=NOW)
+    for file in tmp_path.iterdir():
+        file.chmod(0o644)
+    SqliteStore(tmp_path / "tresor.db").close()
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    store.close()
+
+
 def test_a_commit_is_flushed(store: SqliteStore) -> None:
     pragmas = {name: store._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}

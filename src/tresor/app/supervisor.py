@@ -102,10 +102,13 @@ class _Supervisor:
 
     async def run(self) -> int:
         store = SqliteStore(self._loaded.path(self._loaded.settings.store.path))
-        with contextlib.suppress(KeyFileError):  # a worker that comes upon it says so
-            folder = self._loaded.path(self._loaded.settings.receipts.key_directory)
-            retire_lost_keys(store, folder, now=int(time.time()))
         sock = bind(self._server.listen, "server.listen")
+        if self._loaded.settings.identity.tee == "none":  # else keys are in memory, and gone with their process
+            try:
+                folder = self._loaded.path(self._loaded.settings.receipts.key_directory)
+                retire_lost_keys(store, folder, now=int(time.time()))
+            except KeyFileError as error:
+                _log.error("lost signing keys not looked for", extra={"fault": str(error)})
         host, port = sock.getsockname()[:2]
         child_end, parent_end = make_lifeline()
         metrics = await self._serve_metrics()

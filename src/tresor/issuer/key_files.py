@@ -6,6 +6,7 @@ key. Implements docs/spec/receipt.md section 6.
 
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from tresor.store.base import Store
 __all__ = ["KeySlot", "retire_lost_keys"]
 
 _MAX_SLOTS: Final = 1024
+_SLOT = re.compile(r"slot-[0-9]+\.pem")
 
 
 class KeySlot:
@@ -111,12 +113,17 @@ def retire_lost_keys(store: Store, folder: Path, *, now: int) -> None:
         KeyFileError: a key file cannot be used.
         StoreUnavailableError: as the store says.
     """
-    slots = [_read(file) for file in folder.glob("slot-*.pem")]
-    held = {public_jwk(key.public_key()).kid for key, _ in filter(None, slots)}
+    try:
+        files = [file for file in folder.iterdir() if _SLOT.fullmatch(file.name)]
+    except FileNotFoundError:
+        files = []
+    except OSError as error:
+        raise KeyFileError(f"key directory {folder}: {error.strerror}") from error
+    held = {public_jwk(key.public_key()).kid for key, _ in filter(None, map(_read, files))}
     asked_at = store.rotation_requested_at()
     for key in store.signing_keys():
-        if key.retired_at is None and key.created_at <= asked_at and key.kid not in held:
-            store.retire_signing_key(key.kid, now=now)
+        if key.retired_at is None and key.created_at < asked_at and key.kid not in held:
+            store.retire_signing_key(key.kid, now=max(now, key.created_at))
 
 
 def _read(file: Path) -> tuple[ec.EllipticCurvePrivateKey, int] | None:

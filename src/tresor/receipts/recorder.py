@@ -44,6 +44,7 @@ _TELLING = (  # what shows that an event needs a look, unless it is spelt so
     (b"[DONE]", ()),
     (b"\\u00", ()),
 )
+_NOT_UNREAD = (b'"error"', b'"tresor"', b"[DONE]", b"\\u00")  # each is telling, and never harmless
 _EMPTY_OBJECT = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
 _MAX_COUNT = 1 << 53
 
@@ -260,7 +261,7 @@ class StreamRecorder:
             raise UpstreamError("invalid_response", "the stream begins with a byte order mark")
         data = event_data(event)
         if data is None:
-            self._pass_beside(event, out)
+            self._pass_unread(event, out)
             return
         if data.strip() == _DONE:
             if self.phase is not StreamPhase.HOLDING:
@@ -276,9 +277,11 @@ class StreamRecorder:
                 raise UpstreamError("invalid_response", "the stream's first event is not a JSON object") from error
             chunk = _read_loosely(data)
         if chunk is None:
-            self._pass_beside(event, out)
-        else:
-            self._chunk(chunk, event, out)
+            self._pass_unread(event, out)
+            return
+        if b"\n" in data and any(map(_tells, data.split(b"\n"))):  # some callers read each line for itself
+            raise _unclear()
+        self._chunk(chunk, event, out)
 
     def _chunk(self, chunk: _Chunk, event: bytes, out: list[bytes]) -> None:
         if chunk.error is not None:
@@ -322,6 +325,12 @@ class StreamRecorder:
         else:
             self._hold(event)
 
+    def _pass_unread(self, event: bytes, out: list[bytes]) -> None:
+        """Let go on what is no JSON object, unless some caller could take it for one, or for the end."""
+        if any(telling in event for telling in _NOT_UNREAD):
+            raise _unclear()
+        self._pass_beside(event, out)
+
     def _hold(self, event: bytes) -> None:
         self._held.append(event)
         self._held_bytes += len(event)
@@ -358,7 +367,8 @@ def _is_readable(data: bytes) -> bool:
 def _read_loosely(data: bytes) -> _Chunk | None:
     """Read what is no chunk by its form as the most tolerant caller would; None where nobody takes it for an object."""
     try:
-        value = json.loads(data)  # noqa: TID251 - callers take NaN and lone surrogates, too
+        text = data.decode("utf-8", "replace")
+        value = json.loads(text, strict=False)  # noqa: TID251 - callers take NaN and lone surrogates, too
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
@@ -371,6 +381,19 @@ def _read_loosely(data: bytes) -> _Chunk | None:
         error=value.get("error"),
         tresor=value.get("tresor", msgspec.UNSET),
     )
+
+
+def _tells(line: bytes) -> bool:
+    """Whether a line of an event's data is, by itself, something that ends or spoils a stream."""
+    chunk = _read_loosely(line)
+    if chunk is None:
+        return line.lstrip().startswith(_DONE)
+    finishes = any(choice.finish_reason is not None for choice in chunk.choices or ())
+    return finishes or chunk.error is not None or chunk.tresor is not msgspec.UNSET
+
+
+def _unclear() -> UpstreamError:
+    return UpstreamError("stream_broken", "an event of the stream is not the same to every reader")
 
 
 def _foreign_member() -> UpstreamError:

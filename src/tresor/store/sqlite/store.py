@@ -69,12 +69,11 @@ class SqliteStore:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                status = os.fstat(file)
-                if status.st_mode & 0o077:  # a copy put back; SQLite makes the log and its index with the same mode
-                    os.fchmod(file, 0o600)
+                self._inode = os.fstat(file).st_ino
             finally:
                 os.close(file)
-            self._inode = status.st_ino
+            for suffix in ("", "-wal", "-shm"):
+                _close_to_others(path.with_name(f"{path.name}{suffix}"))
         except OSError as error:
             raise StoreUnavailableError(f"store {path}: {error.strerror}") from error
         with _mapped():
@@ -334,6 +333,16 @@ class SqliteStore:
                         f"store: it cannot be brought up to date by {script.name}: {error}"
                     ) from error
             writer.execute(f"PRAGMA user_version = {len(scripts)}")
+
+
+def _close_to_others(file: Path) -> None:
+    """Take from others what they may not have: a copy that was put back has the mode of whoever made it."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        file.chmod(0o600)
 
 
 def _turn_log_on(connection: sqlite3.Connection) -> None:
