@@ -100,6 +100,13 @@ def test_a_chunk_that_is_none_is_refused_and_nothing_behind_it_is_served(plain: 
         assert wire.at_end()
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity"])
+def test_a_transfer_coding_that_is_not_undone_is_refused(plain: Router, coding: str) -> None:
+    with plain.connect() as wire:
+        wire.send(post(plain, f"Transfer-Encoding: {coding}") + b"0\r\n\r\n")
+        assert wire.read_answer().status == 400
+
+
 def test_bare_line_feeds_are_no_line_ends(plain: Router) -> None:
     with plain.connect() as wire:
         wire.send(post(plain, "Content-Length: 2", body=b"{}", end="\n"))

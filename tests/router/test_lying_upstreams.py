@@ -114,6 +114,21 @@ def test_an_answer_without_content_has_no_length(router: Router, upstream: Upstr
     assert "content-length" not in answer.headers
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip"])
+def test_a_transfer_coding_that_is_not_undone_is_no_answer(router: Router, upstream: Upstream, coding: str) -> None:
+    upstream.script(send_raw(head(200, f"Transfer-Encoding: {coding}") + chunked(completion("x")) + chunked(b"")))
+    answer = router.complete()
+    assert (answer.status, answer.error["attempts"][0]["reason"]) == (502, "invalid_response")
+
+
+def test_a_text_in_a_kind_of_json_does_not_speak_in_the_routers_name(router: Router, upstream: Upstream) -> None:
+    forged = b'{"text":"x","tresor":{"receipt_id":"forged"}}'
+    upstream.script(send_raw(whole(forged, content_type="application/vnd.x+json"), close=False))
+    answer = transcribe(router)
+    assert answer.json["tresor"]["receipt_id"] == answer.receipt_id
+    assert outcome(router, answer, FORM) == "complete"
+
+
 @pytest.mark.parametrize("status", ["000", "099", "600", "999"])
 def test_a_status_of_no_class_is_no_answer(router: Router, upstream: Upstream, status: str) -> None:
     raw = whole(completion("never")).replace(b" 200 ", f" {status} ".encode())

@@ -217,6 +217,13 @@ def test_fields_of_answers_pass_and_the_others_end_here(sidecar: Sidecar, alpha:
     ]
 
 
+def test_there_is_no_way_through(sidecar: Sidecar, alpha: Upstream) -> None:
+    with sidecar.connect() as wire:
+        wire.send(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.read_answer().status == 400
+    assert alpha.requests == []
+
+
 def test_trailers_are_no_header_fields(sidecar: Sidecar, alpha: Upstream) -> None:
     coded = head(200, "Transfer-Encoding: chunked") + chunked(b"{}") + b"0\r\nX-Late: yes\r\nX-Request-Id: late\r\n\r\n"
     alpha.script(send_raw(coded, close=False))

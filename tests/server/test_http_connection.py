@@ -55,7 +55,7 @@ class MemoryTransport(asyncio.Transport):
             self.sent += data
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        return self.socket if name == "socket" else default
+        return self.socket if name == "socket" and not self.closed else default
 
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes

@@ -297,7 +297,7 @@ class Exchange:
         body = await connection.read_whole(self._context.limits.max_response_bytes)
         self._ledger.upstream_response_digest = digest_string(body)
         content_type = JSON
-        if self._endpoint.text_answers and head.media_type != JSON:
+        if self._endpoint.text_answers and not head.media_type.endswith("json"):  # as clients tell, x+json and all
             if connection.end_unproven:
                 raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
             content_type = head.headers.get("content-type", "application/octet-stream")

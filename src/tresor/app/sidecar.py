@@ -147,6 +147,8 @@ class _Sidecar:
         request.respond(200 if ready else 503, msgspec.json.encode(document))
 
     async def _forward(self, request: Request) -> None:
+        if request.method == "CONNECT":
+            raise RequestError(400, "invalid_field", "CONNECT is not offered: there is one server behind this")
         if not self._key.may_sign:
             raise self._attesting.unavailable()
         body = await request.body()

@@ -153,7 +153,10 @@ class _WithExtension(msgspec.Struct):
 
 def _extensions(body: bytes, *, stream: bool) -> list[dict[str, JsonValue]]:
     """Return every `tresor` member of a response body; what is no JSON object has none."""
-    documents = [event_data(event) for event in split_events(body)] if stream else [body]
+    if not _may_extend(body):
+        return []
+    events = filter(_may_extend, split_events(body)) if stream else ()
+    documents = map(event_data, events) if stream else (body,)
     found: list[dict[str, JsonValue]] = []
     for document in documents:
         if document is None:
@@ -165,6 +168,11 @@ def _extensions(body: bytes, *, stream: bool) -> list[dict[str, JsonValue]]:
         if isinstance(extension, dict):
             found.append(extension)
     return found
+
+
+def _may_extend(data: bytes) -> bool:
+    """Whether there can be a `tresor` member: most of a stream needs no closer look."""
+    return b'"tresor"' in data or b"\\u" in data
 
 
 _decode = msgspec.json.Decoder(_WithExtension).decode

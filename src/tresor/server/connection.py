@@ -203,6 +203,13 @@ class HttpConnection(asyncio.Protocol):
             raise RequestError(
                 400, "invalid_field", "Upgrade is not offered: send HTTP/1.1 without it", param="Upgrade"
             )
+        if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise RequestError(
+                400,
+                "invalid_field",
+                "Transfer-Encoding is not chunked alone (RFC 9112, 6.1)",
+                param="Transfer-Encoding",
+            )
         if len(self._target) + sum(map(len, request.headers.values())) > self._limits.max_head_bytes:
             raise self._head_too_large()
         declared = request.headers.get("content-length", "")
@@ -423,9 +430,12 @@ def _taken(transport: asyncio.Transport) -> tuple[int, bool]:
     """Return how many bytes the caller's system has acknowledged, and whether there are others.
 
     Buffers of this process do not tell: below TLS there is one that cannot be asked, and the system says only rarely
-    that there is room in its own (tcp(7), `TCP_INFO`).
+    that there is room in its own (tcp(7), `TCP_INFO`).  A transport that is closed may have let its socket go.
     """
-    info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except (AttributeError, OSError):
+        return 0, False
     unacked, bytes_acked, unsent = _TCP_INFO.unpack(info)
     return bytes_acked, bool(unacked or unsent or transport.get_write_buffer_size())
 

@@ -277,7 +277,10 @@ class UpstreamConnection(asyncio.Protocol):
         if not 100 <= status <= 599:  # noqa: PLR2004 - the five classes of RFC 9110, 15
             raise ValueError("a status of no class")
         if status >= 200:  # noqa: PLR2004 - the first status that is final
-            self._head = ResponseHead(status, self._fields)
+            head = ResponseHead(status, self._fields)
+            if head.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+                raise ValueError("a transfer coding that is not undone here")
+            self._head = head
             if self._head_only:  # the parser waits for a body all the same: the connection is not used again
                 self._keep_alive = False
                 self._message_complete = True

@@ -86,6 +86,7 @@ class UpstreamPool:
         self._tls = ssl.create_default_context(cafile=ca_file) if url.scheme == "https" else None
         if self._tls is not None:
             self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._tls.options |= ssl.OP_NO_RENEGOTIATION  # the key is looked at once
             # SSLKEYLOGFILE, whoever sets it, would open every prompt to a reader.
             self._tls.keylog_filename = None  # type: ignore[assignment]  # None is its default
             self._tls.set_alpn_protocols(["http/1.1"])
