@@ -298,8 +298,7 @@ class Exchange:
         self._ledger.upstream_response_digest = digest_string(body)
         content_type = JSON
         if self._endpoint.text_answers and not head.media_type.endswith("json"):  # as clients tell, x+json and all
-            if connection.end_unproven:
-                raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
+            connection.require_proven_end()
             content_type = head.headers.get("content-type", "application/octet-stream")
         else:
             body, self._ledger.usage = splice_answer(body, self._ledger.extension)

@@ -77,6 +77,11 @@ class _Chunk(msgspec.Struct):
     error: Any = None
     tresor: Any = msgspec.UNSET
 
+    @property
+    def finishes(self) -> bool:
+        """Whether it ends a choice."""
+        return any(choice.finish_reason is not None for choice in self.choices or ())
+
 
 class _Answer(msgspec.Struct):
     usage: Any = None
@@ -287,7 +292,7 @@ class StreamRecorder:
         if chunk.error is not None:
             raise UpstreamError("stream_broken", "the upstream sent an error event")
         choices = chunk.choices or []
-        finishes = any(choice.finish_reason is not None for choice in choices)
+        finishes = chunk.finishes
         if chunk.tresor is not msgspec.UNSET and not finishes:
             raise _foreign_member()
         if isinstance(chunk.usage, dict):
@@ -388,8 +393,7 @@ def _tells(line: bytes) -> bool:
     chunk = _read_loosely(line)
     if chunk is None:
         return line.lstrip().startswith(_DONE)
-    finishes = any(choice.finish_reason is not None for choice in chunk.choices or ())
-    return finishes or chunk.error is not None or chunk.tresor is not msgspec.UNSET
+    return chunk.finishes or chunk.error is not None or chunk.tresor is not msgspec.UNSET
 
 
 def _unclear() -> UpstreamError:

@@ -146,12 +146,16 @@ class UpstreamConnection(asyncio.Protocol):
             UpstreamError: the body was cut, or may have been (`end_unproven`), fell silent or is no HTTP.
         """
         while not self._body:
-            if self.end_unproven:
-                raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
+            self.require_proven_end()
             if self._message_complete:
                 return b""
             await self._wait()
         return self._take()
+
+    def require_proven_end(self) -> None:
+        """Raise `UpstreamError` where the answer may have been cut (`end_unproven`)."""
+        if self.end_unproven:
+            raise UpstreamError("connection_lost", "the connection ended, and nothing shows that the answer did")
 
     async def read_whole(self, most: int) -> bytes:
         """Return the whole body; where its end is not proven, whoever reads it must see that it is whole.
